@@ -1,0 +1,239 @@
+//! The DRAM tier: one log in segments for all tenants, and the index that finds objects in it.
+//!
+//! ```text
+//!  hash --> index bucket (64 bytes) --> location --> region [ segment | segment | segment | ... ]
+//!                                                             header key value | header key value | ...
+//! ```
+//! This crate knows how to append, publish, hide, find, move and reclaim. It does not know what a tenant wants, what flash is,
+//! or what time it is: whoever calls decides which objects live.
+
+mod candidates;
+mod grace;
+mod hash;
+mod index;
+mod location;
+mod object;
+mod open_segment;
+mod region;
+mod relocate;
+mod segment;
+
+use std::io;
+use std::sync::Arc;
+
+pub use candidates::Candidate;
+pub use grace::{Grace, Participant, Turn};
+pub use hash::{KeyHasher, mix};
+use index::Index;
+pub use index::KeyLock;
+pub use location::Location;
+pub use object::{
+    Access, HEADER_BYTES, KEY_BYTES_MAX, Kind, NewObject, Object, TICK_BITS, VALUE_BYTES_MAX, VERSION_MAX, Value,
+    reads_estimate,
+};
+use open_segment::discharge;
+pub use open_segment::{NoSpace, Writer};
+pub use region::Region;
+pub use relocate::{Part, Relocated};
+use segment::Segments;
+pub use segment::{SegmentId, State};
+
+/// Free segments that writers leave to the cleaner, which needs them to make more.
+pub const SEGMENTS_SPARE: usize = 2;
+
+/// Sizes of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes of the region: a whole number of segments.
+    pub region_bytes: usize,
+    /// Bytes of a segment: a power of two, 32 KiB or more.
+    pub segment_bytes: usize,
+    /// Entries that the index holds to begin with; it grows when it has to.
+    pub index_entries: usize,
+}
+
+impl Shape {
+    /// The shape for so much memory: 1 MiB segments, smaller where that would make fewer than 64, and an index that fits
+    /// objects of 512 bytes.
+    pub fn for_memory(bytes: usize) -> Shape {
+        let segment_bytes = (bytes / 64).next_power_of_two().clamp(32 << 10, 1 << 20);
+        Shape {
+            region_bytes: (bytes / segment_bytes).max(8) * segment_bytes,
+            segment_bytes,
+            index_entries: (bytes / 512).max(1024),
+        }
+    }
+
+    /// Objects above this many bytes are stored in pieces of at most this size, so a segment's unused end is small.
+    pub fn fragment_bytes_max(&self) -> usize {
+        self.segment_bytes / 8
+    }
+}
+
+/// The log and its index.
+pub struct LogMemory {
+    shape: Shape,
+    region: Region,
+    segments: Segments,
+    index: Index,
+    grace: Arc<Grace>,
+    hasher: KeyHasher,
+    /// Objects that lost their index slot to others, by tenant and bytes, for the owner to account for.
+    victims: parking_lot::Mutex<Vec<(u16, usize)>>,
+}
+
+impl LogMemory {
+    /// Maps the region. Fails only if the system refuses the mapping.
+    pub fn new(shape: Shape, hasher: KeyHasher) -> io::Result<LogMemory> {
+        let grace = Grace::new();
+        Ok(LogMemory {
+            shape,
+            region: Region::map(shape.region_bytes)?,
+            segments: Segments::new(shape.region_bytes / shape.segment_bytes, shape.segment_bytes, Arc::clone(&grace)),
+            index: Index::new(shape.index_entries)?,
+            grace,
+            hasher,
+            victims: parking_lot::Mutex::default(),
+        })
+    }
+
+    /// A place in reclamation for a thread that reads or writes.
+    pub fn join(&self) -> Participant {
+        self.grace.join()
+    }
+
+    /// A place to append for a thread. It leaves [`SEGMENTS_SPARE`] free segments to the cleaner.
+    pub fn writer(&self) -> Writer {
+        Writer::new(SEGMENTS_SPARE)
+    }
+
+    /// The cleaner's place to append: it may take the last free segment.
+    pub fn cleaner_writer(&self) -> Writer {
+        Writer::new(0)
+    }
+
+    /// Seals what the writer has open, so that the cleaner can get at it.
+    pub fn seal(&self, writer: &mut Writer) {
+        writer.seal(&self.segments);
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, tenant: u16, key: &[u8]) -> u64 {
+        self.hasher.hash(tenant, key)
+    }
+
+    /// Finds the object that is published for a key.
+    pub fn find<'t>(&'t self, _turn: &'t Turn<'_>, hash: u64, tenant: u16, key: &[u8]) -> Option<Object<'t>> {
+        let is_it = |at| {
+            // SAFETY: found in the index within the turn.
+            let object = unsafe { Object::at(&self.region, at) };
+            object.tenant() == tenant && object.key() == key
+        };
+        let at = self.index.find(hash, is_it)?;
+        // SAFETY: found in the index within the turn (INV-GRACE).
+        Some(unsafe { Object::at(&self.region, at) })
+    }
+
+    /// Locks a key (by its hash) against other writers. A thread holds one such lock at a time.
+    pub fn lock(&self, hash: u64) -> KeyLock<'_> {
+        self.index.lock(hash)
+    }
+
+    /// Appends an object without publishing it. It must be published or [abandoned](LogMemory::abandon).
+    pub fn append(&self, writer: &mut Writer, hash: u64, object: &NewObject<'_>) -> Result<Location, NoSpace> {
+        writer.append(&self.segments, &self.region, self.shape.fragment_bytes_max(), hash, object)
+    }
+
+    /// The object that was just appended at `at`.
+    pub fn appended<'t>(&'t self, _turn: &'t Turn<'_>, at: Location) -> Object<'t> {
+        // SAFETY: the location comes from `append`; its segment is not reused within the turn.
+        unsafe { Object::at(&self.region, at) }
+    }
+
+    /// Counts an appended object that was never published as dead.
+    pub fn abandon(&self, turn: &Turn<'_>, at: Location) {
+        self.discharge_object(self.appended(turn, at));
+    }
+
+    /// Publishes an appended object in place of `old`, which is what is published for its key.
+    pub fn publish(&self, _turn: &Turn<'_>, lock: &KeyLock<'_>, at: Location, old: Option<Object<'_>>) {
+        let published = self.index.publish(lock, at, old.map(|old| old.location()), |at| self.hash_at(at));
+        if let Some(old) = old.filter(|_| published.replaced) {
+            self.discharge_object(old);
+        }
+        self.discharge_victim(published.evicted);
+    }
+
+    /// Hides an object. False if it was not published any more.
+    pub fn hide(&self, lock: &KeyLock<'_>, object: Object<'_>) -> bool {
+        let hidden = self.index.hide(lock, object.location());
+        if hidden {
+            self.discharge_object(object);
+        }
+        hidden
+    }
+
+    fn discharge_object(&self, object: Object<'_>) {
+        if object.kind() == Kind::Head {
+            for fragment in object.fragments() {
+                let bytes = HEADER_BYTES + fragment.len.next_multiple_of(8);
+                discharge(&self.segments, fragment.at.byte(), bytes);
+            }
+        }
+        discharge(&self.segments, object.location().byte(), object.log_bytes());
+    }
+
+    pub(crate) fn discharge_victim(&self, victim: Option<Location>) {
+        let Some(at) = victim else { return };
+        // SAFETY: it was in the index a moment ago, within the caller's turn.
+        let object = unsafe { Object::at(&self.region, at) };
+        self.victims.lock().push((object.tenant(), object.charged_bytes()));
+        self.discharge_object(object);
+    }
+
+    /// Takes the list of objects (tenant, bytes) that lost their index slot to others since the last call.
+    pub fn take_victims(&self) -> Vec<(u16, usize)> {
+        std::mem::take(&mut *self.victims.lock())
+    }
+
+    /// Published objects.
+    pub fn objects(&self) -> usize {
+        self.index.entries()
+    }
+
+    /// Bytes of the index.
+    pub fn index_bytes(&self) -> usize {
+        self.index.bytes()
+    }
+
+    /// Whether the index should grow, and by how many bytes.
+    pub fn wanted_index_growth(&self) -> Option<usize> {
+        self.index.wants_to_grow().then(|| self.index.growth_bytes())
+    }
+
+    /// Begins to grow the index; [`LogMemory::grow_index_step`] does the work. One thread at a time.
+    pub fn grow_index(&self) -> io::Result<()> {
+        self.index.grow()
+    }
+
+    /// Segments that are free or will be after their grace period.
+    pub fn segments_free(&self) -> usize {
+        self.segments.free()
+    }
+
+    /// Segments that may be in use or free.
+    pub fn segments_allowed(&self) -> usize {
+        self.segments.allowed()
+    }
+
+    /// Changes how many segments may be used; those beyond are given back to the system as they come free.
+    pub fn allow_segments(&self, count: usize) {
+        self.segments.allow(count, &self.region);
+    }
+
+    /// The sizes it was made with.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+}

@@ -1,0 +1,182 @@
+//! Appending: a writer owns one open segment, so appending needs no lock and no atomic read-modify-write but one for the
+//! segment's live bytes.
+
+use std::sync::atomic::Ordering;
+
+use crate::location::Location;
+use crate::object::{self, Fragment, HEADER_BYTES, NewObject};
+use crate::region::Region;
+use crate::segment::{SegmentId, Segments};
+
+/// No free segment is left for the writer: the cleaner is behind. Nothing was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoSpace;
+
+/// One thread's place to append.
+pub struct Writer {
+    open: Option<Open>,
+    /// Free segments that this writer leaves to others (the cleaner leaves none).
+    spare: usize,
+}
+
+struct Open {
+    id: SegmentId,
+    used: usize,
+    shares: Vec<(u16, u32)>,
+}
+
+/// A reserved range of the writer's open segment.
+pub(crate) struct Reserved {
+    pub(crate) at: usize,
+    len: usize,
+}
+
+impl Writer {
+    pub(crate) fn new(spare: usize) -> Writer {
+        Writer { open: None, spare }
+    }
+
+    /// Appends an object, cut into fragments if it is above `fragment_max` bytes. It is not published yet.
+    pub(crate) fn append(
+        &mut self,
+        segments: &Segments,
+        region: &Region,
+        fragment_max: usize,
+        hash: u64,
+        object: &NewObject<'_>,
+    ) -> Result<Location, NoSpace> {
+        let len = object.whole_bytes();
+        if len <= fragment_max {
+            let at = self.reserve(segments, region, object.tenant, len, len)?.at;
+            let at = Location::from_byte(at);
+            // SAFETY: just reserved for this object in this writer's open segment.
+            unsafe { object::write_whole(region, at, object) };
+            return Ok(at);
+        }
+        self.append_in_pieces(segments, region, fragment_max, hash, object)
+    }
+
+    fn append_in_pieces(
+        &mut self,
+        segments: &Segments,
+        region: &Region,
+        fragment_max: usize,
+        hash: u64,
+        object: &NewObject<'_>,
+    ) -> Result<Location, NoSpace> {
+        let mut fragments = Vec::new();
+        let stored =
+            self.append_fragments(segments, region, fragment_max, hash, object, &mut fragments).and_then(|()| {
+                let len = object.head_bytes(fragments.len());
+                self.reserve(segments, region, object.tenant, len, len)
+            });
+        match stored {
+            Ok(reserved) => {
+                let at = Location::from_byte(reserved.at);
+                // SAFETY: just reserved for this head in this writer's open segment.
+                unsafe { object::write_head(region, at, object, &fragments) };
+                Ok(at)
+            }
+            Err(NoSpace) => {
+                for fragment in fragments {
+                    discharge(segments, fragment.at.byte(), HEADER_BYTES + fragment.len.next_multiple_of(8));
+                }
+                Err(NoSpace)
+            }
+        }
+    }
+
+    /// Pieces of at most `fragment_max` bytes; smaller where that fills up a segment.
+    fn append_fragments(
+        &mut self,
+        segments: &Segments,
+        region: &Region,
+        fragment_max: usize,
+        hash: u64,
+        object: &NewObject<'_>,
+        fragments: &mut Vec<Fragment>,
+    ) -> Result<(), NoSpace> {
+        let total = object.value_bytes();
+        let mut done = 0;
+        while done < total {
+            let rest = (total - done).min(fragment_max - HEADER_BYTES);
+            let least = rest.min(fragment_max / 8);
+            let full = HEADER_BYTES + rest.next_multiple_of(8);
+            let reserved =
+                self.reserve(segments, region, object.tenant, HEADER_BYTES + least.next_multiple_of(8), full)?;
+            let len = (reserved.len - HEADER_BYTES).min(rest);
+            let at = Location::from_byte(reserved.at);
+            let pieces = cut(object.value, done, len);
+            // SAFETY: just reserved for this fragment in this writer's open segment.
+            unsafe { object::write_fragment(region, at, hash, fragments.len(), &pieces) };
+            fragments.push(Fragment { at, len });
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Takes between `least` and `most` bytes, as much as the open segment has, or opens another.
+    pub(crate) fn reserve(
+        &mut self,
+        segments: &Segments,
+        region: &Region,
+        tenant: u16,
+        least: usize,
+        most: usize,
+    ) -> Result<Reserved, NoSpace> {
+        debug_assert!(least <= most && most <= segments.segment_bytes);
+        if self.open.as_ref().is_none_or(|open| open.used + least > segments.segment_bytes) {
+            let id = segments.open(self.spare, region).ok_or(NoSpace)?;
+            self.seal(segments);
+            self.open = Some(Open { id, used: 0, shares: Vec::new() });
+        }
+        let open = self.open.as_mut().expect("opened above");
+        let len = most.min(segments.segment_bytes - open.used) & !7;
+        let reserved = Reserved { at: segments.start(open.id) + open.used, len };
+        open.used += len;
+        open.charge(tenant, len as u32);
+        let meta = segments.meta(open.id);
+        meta.written.store(open.used as u32, Ordering::Release);
+        meta.live.fetch_add(len as u32, Ordering::Relaxed);
+        Ok(reserved)
+    }
+
+    /// Seals the open segment, if there is one: the cleaner may choose it from now on.
+    pub(crate) fn seal(&mut self, segments: &Segments) {
+        if let Some(open) = self.open.take() {
+            segments.seal(open.id, open.shares.into_boxed_slice());
+        }
+    }
+}
+
+impl Open {
+    fn charge(&mut self, tenant: u16, len: u32) {
+        match self.shares.iter_mut().find(|share| share.0 == tenant) {
+            Some(share) => share.1 += len,
+            None => self.shares.push((tenant, len)),
+        }
+    }
+}
+
+/// Counts `len` bytes at `at` as dead.
+pub(crate) fn discharge(segments: &Segments, at: usize, len: usize) {
+    let before = segments.meta(segments.of_byte(at)).live.fetch_sub(len as u32, Ordering::Release);
+    debug_assert!(before >= len as u32, "more bytes die in a segment than were written");
+}
+
+/// `len` bytes at `from` of the pieces' concatenation.
+fn cut<'a>(pieces: &[&'a [u8]], from: usize, len: usize) -> Vec<&'a [u8]> {
+    let (mut skip, mut left, mut out) = (from, len, Vec::new());
+    for piece in pieces {
+        let skipped = skip.min(piece.len());
+        skip -= skipped;
+        let piece = &piece[skipped..];
+        let taken = left.min(piece.len());
+        if taken > 0 {
+            out.push(&piece[..taken]);
+        }
+        left -= taken;
+    }
+    debug_assert_eq!(left, 0);
+    out
+}

@@ -1,0 +1,104 @@
+//! Anonymous mappings, seen as words. The log lives in one mapping for its whole life; each index table in one of its own.
+//!
+//! A mapping is an array of 8-byte atomics: headers, index entries and fragment tables are read and written as such, so a
+//! race on them is a race of atomics. Keys and values are bytes between those words; [`Region::bytes`] hands them out.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// A private anonymous mapping, zero until written, returned to the system on drop. Sizes are in bytes.
+pub struct Region {
+    base: NonNull<AtomicU64>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory that is reached only through atomics, or through `bytes` and `write`, whose callers
+// promise that nobody writes what another reads (INV-GRACE).
+unsafe impl Send for Region {}
+// SAFETY: as for Send.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps `len` bytes, rounded up to whole pages. Pages are charged to the process only once they are touched.
+    pub fn map(len: usize) -> io::Result<Region> {
+        let len = len.next_multiple_of(4096).max(4096);
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).expect("mmap returns no null mapping");
+        Ok(Region { base, len })
+    }
+
+    /// Length of the mapping in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the mapping is empty; it never is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The mapping as words.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: `base` is page-aligned, `len` a multiple of 8, the mapping zeroed and alive as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len / 8) }
+    }
+
+    /// `len` bytes at byte offset `at`.
+    ///
+    /// # Safety
+    /// No byte of the range may be written while the slice lives: the object was published before, and its segment is not
+    /// reused before the grace period ends (INV-GRACE).
+    pub(crate) unsafe fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        assert!(at + len <= self.len, "a location points outside of the region");
+        // SAFETY: in bounds (asserted), initialised (zeroed mapping), unaliased by writers (caller).
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>().add(at), len) }
+    }
+
+    /// Copies `bytes` to byte offset `at`.
+    ///
+    /// # Safety
+    /// The caller owns the range: it lies in its open segment, behind what was published.
+    pub(crate) unsafe fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.len, "a write leaves the region");
+        // SAFETY: in bounds (asserted), owned by the caller, and `bytes` is not in the range (it would be borrowed).
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().cast::<u8>().add(at), bytes.len());
+        }
+    }
+
+    /// Gives the pages of a range back to the system; they read as zero afterwards. Offsets are rounded inwards to pages.
+    pub(crate) fn discard(&self, at: usize, len: usize) {
+        let from = at.next_multiple_of(4096);
+        let to = (at + len).min(self.len) & !4095;
+        if from < to {
+            // SAFETY: the range lies within the mapping. Words that turn to zero read as "empty" everywhere; a failure
+            // leaves the pages as they are, which is as sound.
+            unsafe {
+                libc::madvise(self.base.as_ptr().cast::<u8>().add(from).cast(), to - from, libc::MADV_DONTNEED);
+            }
+        }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `len` are those of the mapping, and every view borrows `self`.
+        unsafe {
+            libc::munmap(self.base.as_ptr().cast(), self.len);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The cleaner's hands: look through a chosen segment, move what survives, hide what does not.
+//!
+//! Relocating takes the key's lock, so it either swings the index to the copy or finds that the key was stored or deleted in
+//! the meantime, and leaves it. Readers see the old place or the new one; the old bytes stay for the grace period.
+
+use std::sync::atomic::Ordering;
+
+use crate::LogMemory;
+use crate::grace::Turn;
+use crate::location::Location;
+use crate::object::{Fragment, HEADER_BYTES, Kind, Object};
+use crate::open_segment::{NoSpace, Writer, discharge};
+use crate::segment::SegmentId;
+
+/// A published entry of a segment: a whole object, a head, or a fragment of the object `owner`.
+#[derive(Clone, Copy)]
+pub struct Part<'t> {
+    /// The object that it is, or belongs to.
+    pub owner: Object<'t>,
+    /// Hash of its key.
+    pub hash: u64,
+    /// Bytes that this entry takes in its segment.
+    pub bytes: usize,
+    entry: Object<'t>,
+}
+
+impl Part<'_> {
+    /// Where the entry lies.
+    pub fn location(&self) -> Location {
+        self.entry.location()
+    }
+}
+
+/// What became of an entry that was to be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relocated {
+    /// It lies elsewhere now.
+    Moved,
+    /// It was replaced or hidden before.
+    Gone,
+}
+
+impl LogMemory {
+    /// Takes a sealed segment; false if it is not sealed any more.
+    pub fn choose(&self, id: SegmentId) -> bool {
+        self.segments.choose(id)
+    }
+
+    /// Gives a chosen segment back, as it is.
+    pub fn put_back(&self, id: SegmentId) {
+        self.segments.put_back(id);
+    }
+
+    /// Frees a chosen segment after a grace period. False, and the segment goes back as it is, if something in it is still
+    /// live: stored in it but not published until now, or hidden and about to be counted as dead.
+    pub fn retire(&self, id: SegmentId) -> bool {
+        let dead = self.segments.meta(id).live.load(Ordering::Acquire) == 0;
+        if dead {
+            self.segments.retire(id);
+        } else {
+            self.segments.put_back(id);
+        }
+        dead
+    }
+
+    /// Calls `visit` for each published entry of a segment that the caller has chosen.
+    pub fn scan<'t>(&'t self, turn: &'t Turn<'_>, id: SegmentId, mut visit: impl FnMut(Part<'t>)) {
+        let meta = self.segments.meta(id);
+        let (mut at, end) =
+            (self.segments.start(id), self.segments.start(id) + meta.written.load(Ordering::Acquire) as usize);
+        while at < end {
+            // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
+            let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
+            let bytes = entry.log_bytes();
+            if let Some(part) = self.published(turn, entry, bytes) {
+                visit(part);
+            }
+            at += bytes;
+        }
+    }
+
+    fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize) -> Option<Part<'t>> {
+        if entry.kind() == Kind::Fragment {
+            let hash = entry.fragment_owner();
+            let number = entry.birth() as usize;
+            let head = self.index.find(hash, |at| self.owns(at, number, entry.location()))?;
+            // SAFETY: found in the index within the turn.
+            let owner = unsafe { Object::at(&self.region, head) };
+            return Some(Part { owner, hash, bytes, entry });
+        }
+        let hash = self.hasher.hash(entry.tenant(), entry.key());
+        self.index.find(hash, |at| at == entry.location())?;
+        Some(Part { owner: entry, hash, bytes, entry })
+    }
+
+    /// Whether the object at `head` says that its fragment `number` lies at `at`.
+    fn owns(&self, head: Location, number: usize, at: Location) -> bool {
+        // SAFETY: `head` comes out of the index within the caller's turn.
+        let head = unsafe { Object::at(&self.region, head) };
+        head.kind() == Kind::Head && head.fragment(number).is_some_and(|fragment| fragment.at == at)
+    }
+
+    /// Copies an entry into the writer's segment and publishes the copy in its place.
+    pub fn relocate(&self, turn: &Turn<'_>, writer: &mut Writer, part: Part<'_>) -> Result<Relocated, NoSpace> {
+        let lock = self.lock(part.hash);
+        if self.published(turn, part.entry, part.bytes).is_none() {
+            return Ok(Relocated::Gone);
+        }
+        let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
+        match part.entry.kind() {
+            Kind::Fragment => {
+                let number = part.entry.birth() as usize;
+                let head = self.index.find(part.hash, |head| self.owns(head, number, part.location()));
+                let head = head.expect("published above, and the key is locked");
+                // SAFETY: found in the index within the turn.
+                let head = unsafe { Object::at(&self.region, head) };
+                head.set_fragment(number, Fragment { at, len: part.entry.value_bytes() });
+                discharge(&self.segments, part.location().byte(), part.bytes);
+            }
+            _ => {
+                let published = self.index.publish(&lock, at, Some(part.location()), |l| self.hash_at(l));
+                debug_assert!(published.replaced, "published above, and the key is locked");
+                discharge(&self.segments, part.location().byte(), part.bytes);
+                self.discharge_victim(published.evicted);
+            }
+        }
+        Ok(Relocated::Moved)
+    }
+
+    /// Moves index entries to a larger table, a bounded number of buckets. Returns whether there is more to do.
+    pub fn grow_index_step(&self, _turn: &Turn<'_>, buckets: usize) -> bool {
+        self.index.grow_step(buckets, |at| self.hash_at(at), |victim| self.discharge_victim(Some(victim)))
+    }
+
+    pub(crate) fn hash_at(&self, at: Location) -> u64 {
+        // SAFETY: `at` comes out of the index within the caller's turn.
+        let object = unsafe { Object::at(&self.region, at) };
+        self.hasher.hash(object.tenant(), object.key())
+    }
+}
+
+impl Writer {
+    fn copy(
+        &mut self,
+        segments: &crate::segment::Segments,
+        region: &crate::region::Region,
+        owner: u16,
+        entry: Object<'_>,
+        bytes: usize,
+    ) -> Result<Location, NoSpace> {
+        let at = self.reserve(segments, region, owner, bytes, bytes)?.at;
+        let from = entry.location();
+        let words = region.words();
+        for n in 0..HEADER_BYTES / 8 {
+            words[at / 8 + n].store(words[from.word() + n].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        // SAFETY: the source is a published entry behind its header, where only the holder of its key's lock writes (the
+        // caller); the target was just reserved.
+        unsafe {
+            let rest = region.bytes(from.byte() + HEADER_BYTES, bytes - HEADER_BYTES);
+            region.write(at + HEADER_BYTES, rest);
+        }
+        Ok(Location::from_byte(at))
+    }
+}

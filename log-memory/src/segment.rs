@@ -1,0 +1,189 @@
+//! A segment's life.
+//!
+//! ```text
+//!          take            seal             choose               retire               grace period passed
+//!  Free ----------> Open ---------> Sealed ---------> Cleaning ----------> Retired -----------------------> Free
+//!   (any writer)         (its writer)      ^    (cleaner)  |  (cleaner)              (whoever takes one)
+//!                                          +---------------+
+//!                                             put back
+//! ```
+//! Each edge is a compare-and-exchange in this file, so a segment has one owner at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::grace::Grace;
+use crate::region::Region;
+
+/// Number of a segment in the region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub struct SegmentId(pub(crate) u32);
+
+/// Where a segment is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// Holds nothing.
+    Free,
+    /// Being appended to by one writer.
+    Open,
+    /// Full; objects in it are read, hidden, never added.
+    Sealed,
+    /// Chosen by the cleaner.
+    Cleaning,
+    /// Holds nothing that is published; readers of this moment may still look.
+    Retired,
+}
+
+const STATES: [State; 5] = [State::Free, State::Open, State::Sealed, State::Cleaning, State::Retired];
+
+/// A tenant's bytes in a segment when it was sealed.
+pub(crate) type Shares = Box<[(u16, u32)]>;
+
+/// What is known of a segment without reading it.
+pub(crate) struct Meta {
+    state: AtomicU8,
+    /// Bytes appended.
+    pub(crate) written: AtomicU32,
+    /// Bytes of entries that are published (an upper bound: expired objects count until they are found).
+    pub(crate) live: AtomicU32,
+    pub(crate) shares: Mutex<Shares>,
+}
+
+impl Meta {
+    pub(crate) fn state(&self) -> State {
+        STATES[self.state.load(Ordering::Acquire) as usize]
+    }
+
+    /// Takes the edge `from -> to`; false if the segment is not in `from`.
+    fn take_edge(&self, from: State, to: State) -> bool {
+        self.state.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// All segments, and which of them are free.
+pub(crate) struct Segments {
+    pub(crate) metas: Box<[Meta]>,
+    pub(crate) segment_bytes: usize,
+    grace: Arc<Grace>,
+    pool: Mutex<Pool>,
+    /// Segments that may be in use or free; the others are parked, their pages given back.
+    allowed: AtomicUsize,
+}
+
+struct Pool {
+    free: Vec<SegmentId>,
+    retired: VecDeque<(SegmentId, u64)>,
+    parked: Vec<SegmentId>,
+}
+
+impl Segments {
+    pub(crate) fn new(count: usize, segment_bytes: usize, grace: Arc<Grace>) -> Segments {
+        let metas = (0..count).map(|_| Meta {
+            state: AtomicU8::new(State::Free as u8),
+            written: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            shares: Mutex::new(Box::default()),
+        });
+        let free = (0..count as u32).rev().map(SegmentId).collect();
+        Segments {
+            metas: metas.collect(),
+            segment_bytes,
+            grace,
+            pool: Mutex::new(Pool { free, retired: VecDeque::new(), parked: Vec::new() }),
+            allowed: AtomicUsize::new(count),
+        }
+    }
+
+    pub(crate) fn meta(&self, id: SegmentId) -> &Meta {
+        &self.metas[id.0 as usize]
+    }
+
+    pub(crate) fn of_byte(&self, at: usize) -> SegmentId {
+        SegmentId((at / self.segment_bytes) as u32)
+    }
+
+    pub(crate) fn start(&self, id: SegmentId) -> usize {
+        id.0 as usize * self.segment_bytes
+    }
+
+    pub(crate) fn allowed(&self) -> usize {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
+    /// Free segments, those in their grace period counted in, after what is over the allowance.
+    pub(crate) fn free(&self) -> usize {
+        let pool = self.pool.lock();
+        (pool.free.len() + pool.retired.len()).saturating_sub(self.excess(&pool))
+    }
+
+    /// Segments in circulation beyond the allowance: they are parked as they come free.
+    fn excess(&self, pool: &Pool) -> usize {
+        (self.metas.len() - pool.parked.len()).saturating_sub(self.allowed())
+    }
+
+    /// Changes how many segments may be in circulation. Takes effect as segments come free.
+    pub(crate) fn allow(&self, count: usize, region: &Region) {
+        self.allowed.store(count.min(self.metas.len()), Ordering::Relaxed);
+        let mut pool = self.pool.lock();
+        while self.excess(&pool) > 0 {
+            let Some(id) = pool.free.pop() else { break };
+            region.discard(self.start(id), self.segment_bytes);
+            pool.parked.push(id);
+        }
+        while self.metas.len() - pool.parked.len() < self.allowed() {
+            let Some(id) = pool.parked.pop() else { break };
+            pool.free.push(id);
+        }
+    }
+
+    /// Takes a free segment, or one whose grace period has passed. The last `spare` ones are left alone.
+    pub(crate) fn open(&self, spare: usize, region: &Region) -> Option<SegmentId> {
+        let mut pool = self.pool.lock();
+        while let Some(&(id, stamp)) = pool.retired.front()
+            && self.grace.has_passed(stamp)
+        {
+            pool.retired.pop_front();
+            assert!(self.meta(id).take_edge(State::Retired, State::Free), "only this queue frees a retired segment");
+            if self.excess(&pool) > 0 {
+                region.discard(self.start(id), self.segment_bytes);
+                pool.parked.push(id);
+            } else {
+                pool.free.push(id);
+            }
+        }
+        if pool.free.len() <= spare {
+            return None;
+        }
+        let id = pool.free.pop()?;
+        let meta = self.meta(id);
+        assert!(meta.take_edge(State::Free, State::Open), "a free segment has no owner");
+        meta.written.store(0, Ordering::Relaxed);
+        meta.live.store(0, Ordering::Relaxed);
+        Some(id)
+    }
+
+    pub(crate) fn seal(&self, id: SegmentId, shares: Shares) {
+        *self.meta(id).shares.lock() = shares;
+        assert!(self.meta(id).take_edge(State::Open, State::Sealed), "its writer alone seals an open segment");
+    }
+
+    /// Takes a sealed segment for cleaning.
+    pub(crate) fn choose(&self, id: SegmentId) -> bool {
+        self.meta(id).take_edge(State::Sealed, State::Cleaning)
+    }
+
+    pub(crate) fn put_back(&self, id: SegmentId) {
+        assert!(self.meta(id).take_edge(State::Cleaning, State::Sealed), "the cleaner owns what it chose");
+    }
+
+    /// Nothing in the segment is published any more: it is free after a grace period (INV-GRACE).
+    pub(crate) fn retire(&self, id: SegmentId) {
+        assert!(self.meta(id).take_edge(State::Cleaning, State::Retired), "the cleaner owns what it chose");
+        let stamp = self.grace.retire();
+        self.pool.lock().retired.push_back((id, stamp));
+    }
+}

@@ -1,0 +1,222 @@
+//! Random stores, deletes and cleaner passes against a map that is trivially right, alone and with several threads, on a log
+//! so small that segments are cleaned all the time. Promises: INV-FRESH, INV-OWN-KEY and INV-GRACE within DRAM.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use log_memory::{Access, KeyHasher, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
+
+fn shape() -> Shape {
+    Shape { region_bytes: 16 * (32 << 10), segment_bytes: 32 << 10, index_entries: 64 }
+}
+
+/// A value that says whose it is: every byte follows from the key and the version.
+fn value_of(key: u64, version: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|n| mix(key ^ mix(version) ^ (n as u64 / 8)).to_le_bytes()[n % 8]).collect()
+}
+
+fn store(
+    memory: &LogMemory,
+    part: &Participant,
+    writer: &mut Writer,
+    key: u64,
+    version: u64,
+    value: &[u8],
+) -> Result<(), NoSpace> {
+    let name = key.to_string();
+    let hash = memory.hash(1, name.as_bytes());
+    let turn = part.enter();
+    let object = NewObject {
+        tenant: 1,
+        key: name.as_bytes(),
+        value: &[&value[..value.len() / 3], &value[value.len() / 3..]],
+        client_flags: (key % 3) as u32,
+        expiry: 0,
+        version,
+        birth: 0,
+        access: Access::default(),
+        history: 0,
+        rescued: false,
+    };
+    let at = memory.append(writer, hash, &object)?;
+    let lock = memory.lock(hash);
+    let old = memory.find(&turn, hash, 1, name.as_bytes());
+    memory.publish(&turn, &lock, at, old);
+    Ok(())
+}
+
+fn delete(memory: &LogMemory, part: &Participant, key: u64) -> bool {
+    let name = key.to_string();
+    let hash = memory.hash(1, name.as_bytes());
+    let turn = part.enter();
+    let lock = memory.lock(hash);
+    memory.find(&turn, hash, 1, name.as_bytes()).is_some_and(|object| memory.hide(&lock, object))
+}
+
+/// Reads a key and checks every byte; returns its version.
+fn read(memory: &LogMemory, part: &Participant, key: u64) -> Option<u64> {
+    let name = key.to_string();
+    let turn = part.enter();
+    let object = memory.find(&turn, memory.hash(1, name.as_bytes()), 1, name.as_bytes())?;
+    let value = object.value_to_vec();
+    assert_eq!(value, value_of(key, object.version(), value.len()), "foreign bytes for key {key}");
+    assert_eq!(object.client_flags(), (key % 3) as u32);
+    Some(object.version())
+}
+
+/// Cleans the deadest segment; keeps objects by a coin. Returns how many were dropped.
+fn clean(memory: &LogMemory, part: &Participant, writer: &mut Writer, coin: &mut u64, keep_all: bool) -> usize {
+    let turn = part.enter();
+    while memory.grow_index_step(&turn, 1024) {}
+    if memory.wanted_index_growth().is_some() {
+        memory.grow_index().unwrap();
+    }
+    let Some(candidate) = memory.candidates().into_iter().min_by_key(|c| c.live) else {
+        return 0;
+    };
+    assert!(memory.choose(candidate.id));
+    let mut parts = Vec::new();
+    memory.scan(&turn, candidate.id, |part| parts.push(part));
+    let mut dropped = 0;
+    for part in parts {
+        *coin = mix(*coin + 1);
+        let keep = keep_all || !coin.is_multiple_of(4);
+        if !keep || memory.relocate(&turn, writer, part).is_err() {
+            let lock = memory.lock(part.hash);
+            dropped += usize::from(memory.hide(&lock, part.owner));
+        }
+    }
+    memory.retire(candidate.id);
+    drop(turn);
+    dropped
+}
+
+#[test]
+fn random_operations_agree_with_a_map() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    let (mut model, mut dice, mut coin) = (HashMap::new(), 1u64, 5u64);
+    let (mut hits, mut cleaned, mut fragmented) = (0, 0, 0);
+    for version in 1..60_000u64 {
+        dice = mix(dice + version);
+        let key = dice % 300;
+        match dice >> 32 & 7 {
+            0..3 => {
+                let len = [0, 1, 60, 500, 5_000, 9_000][(dice >> 40) as usize % 6];
+                fragmented += usize::from(len > 4096);
+                let value = value_of(key, version, len);
+                while store(&memory, &part, &mut writer, key, version, &value).is_err() {
+                    clean(&memory, &part, &mut cleaner, &mut coin, false);
+                    cleaned += 1;
+                }
+                model.insert(key, version);
+            }
+            3 => {
+                let was = delete(&memory, &part, key);
+                let known = model.remove(&key).is_some();
+                assert!(known || !was, "a key that was never stored cannot be deleted");
+            }
+            4 if memory.segments_free() < 4 => cleaned += clean(&memory, &part, &mut cleaner, &mut coin, true),
+            _ => {
+                if let Some(found) = read(&memory, &part, key) {
+                    assert_eq!(Some(&found), model.get(&key), "a read is the last store, or a miss");
+                    hits += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        hits > 1_000 && cleaned > 100 && fragmented > 1_000,
+        "the rare paths were taken: {hits} {cleaned} {fragmented}"
+    );
+    for (key, version) in model {
+        assert!(read(&memory, &part, key).is_none_or(|found| found == version));
+    }
+}
+
+#[test]
+fn nothing_is_lost_without_a_reason() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(1)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    for version in 1..=20_000u64 {
+        let key = version % 500; // 500 objects of 300 bytes: a third of the log
+        while store(&memory, &part, &mut writer, key, version, &value_of(key, version, 240)).is_err() {
+            clean(&memory, &part, &mut cleaner, &mut 0, true);
+        }
+        if memory.wanted_index_growth().is_some() {
+            memory.grow_index().unwrap();
+            while memory.grow_index_step(&part.enter(), 16) {}
+        }
+    }
+    for key in 0..500 {
+        assert!(read(&memory, &part, key).is_some(), "key {key} was lost though there was room");
+    }
+    assert!(memory.take_victims().is_empty());
+}
+
+/// Readers, writers that own disjoint keys, and a cleaner at once: what a reader finds is whole and never older than what
+/// its writer had finished before the read began.
+#[test]
+fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
+    const KEYS: u64 = 64;
+    const WRITERS: u64 = 2;
+    let memory = LogMemory::new(shape(), KeyHasher::new(3)).unwrap();
+    let finished: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let stop = AtomicBool::new(false);
+    let (mut hits, mut cleaned) = (0u64, 0usize);
+    std::thread::scope(|threads| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|me| {
+                let (memory, finished) = (&memory, &finished);
+                threads.spawn(move || {
+                    let (part, mut writer) = (memory.join(), memory.writer());
+                    for version in 1..25_000u64 {
+                        let key = mix(version) % (KEYS / WRITERS) * WRITERS + me;
+                        let len = [10, 200, 3_000, 6_000][(mix(version) >> 20) as usize % 4];
+                        let value = value_of(key, version, len);
+                        while store(memory, &part, &mut writer, key, version, &value).is_err() {
+                            std::thread::yield_now();
+                        }
+                        finished[key as usize].store(version, Ordering::SeqCst);
+                    }
+                    memory.seal(&mut writer);
+                })
+            })
+            .collect();
+        let cleaner = threads.spawn(|| {
+            let (part, mut writer, mut coin, mut passes) = (memory.join(), memory.cleaner_writer(), 9, 0);
+            while !stop.load(Ordering::Relaxed) {
+                if memory.segments_free() < 5 {
+                    clean(&memory, &part, &mut writer, &mut coin, false);
+                    passes += 1;
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+            passes
+        });
+        let readers: Vec<_> = (0..2)
+            .map(|me| {
+                let (memory, finished, stop) = (&memory, &finished, &stop);
+                threads.spawn(move || {
+                    let (part, mut dice, mut hits) = (memory.join(), me, 0u64);
+                    while !stop.load(Ordering::Relaxed) {
+                        dice = mix(dice + 1);
+                        let key = dice % KEYS;
+                        let before = finished[key as usize].load(Ordering::SeqCst);
+                        if let Some(version) = read(memory, &part, key) {
+                            assert!(version >= before, "key {key}: read {version} after {before} was finished");
+                            hits += 1;
+                        }
+                    }
+                    hits
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        stop.store(true, Ordering::Relaxed);
+        hits = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        cleaned = cleaner.join().unwrap();
+    });
+    assert!(hits > 100 && cleaned > 50, "hits {hits}, passes {cleaned}");
+}
