@@ -1,1 +1,560 @@
-//! placeholder
+//! The flash tier: packs records into segments, finds them again with 4 bytes of DRAM an object and one device read.
+//!
+//! ```text
+//!  hash --> index class (two buckets) --> entry: segment, hash choice, length class
+//!                                          |
+//!                     hash, choice ------> page in the segment --> one read --> record: tenant, key and checksum compared
+//! ```
+//! This crate does not know why an object came or whether it should stay: the caller offers records, and decides what happens
+//! to those of a segment that is recycled. It does no I/O of its own either: it says what to read and write, and is told
+//! how that went.
+
+#![forbid(unsafe_code)]
+
+mod device;
+mod entry;
+mod format;
+mod index;
+mod ledger;
+mod packing;
+mod segment;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+pub use device::{Device, FileDevice, MemoryDevice, OpenError};
+use entry::CLOCK_MAX;
+pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
+use format::PageSeed;
+pub use format::{Extent, FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock};
+use index::FlashIndex;
+use ledger::add;
+pub use ledger::{Ledger, LedgerFigures};
+use packing::{Packing, position};
+pub use segment::FlashSegmentId;
+use segment::{Lives, Meta, OpenSegment};
+
+/// Unit of reading and of alignment.
+pub const PAGE_BYTES: usize = 4096;
+/// Clock of a record when it is placed: it survives one sweep without a hit.
+const CLOCK_PLACED: u32 = 2;
+/// A segment is sealed when this share of it (in percent) is filled, or when enough records found no place.
+const SEAL_AT_PERCENT: usize = 98;
+
+/// One page, aligned for direct I/O.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(4096))]
+pub struct Page(pub [u8; PAGE_BYTES]);
+
+impl Page {
+    /// A page of zeroes.
+    pub const ZERO: Page = Page([0; PAGE_BYTES]);
+}
+
+/// Sizes of a flash tier.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashShape {
+    /// Bytes of the device to use.
+    pub flash_bytes: u64,
+    /// Bytes of a segment: whole pages.
+    pub segment_bytes: usize,
+    /// Objects that the index is sized for.
+    pub objects: usize,
+    /// Seeds the checksums; kept from clients.
+    pub secret: u64,
+}
+
+/// Segment size for a flash tier: a sixty-fourth of the flash between 128 KiB and 16 MiB, larger where entries could not
+/// number the segments, and never above `buffer_bytes_max`, the DRAM that one segment's buffer may take.
+pub fn segment_bytes_for(flash_bytes: u64, buffer_bytes_max: usize) -> usize {
+    let wanted = (flash_bytes / 64).clamp(128 << 10, 16 << 20).next_power_of_two();
+    let least = (flash_bytes / 2048).next_power_of_two().max(64 << 10) as usize;
+    let most =
+        if buffer_bytes_max.is_power_of_two() { buffer_bytes_max } else { buffer_bytes_max.next_power_of_two() / 2 };
+    (wanted as usize).min(most.max(64 << 10)).max(least)
+}
+
+/// Where an object may lie: what to read, and what to verify it with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    hash: u64,
+    entry: Entry,
+    sequence: u64,
+    page: u32,
+    /// Segment it points into.
+    pub segment: FlashSegmentId,
+    /// Byte offset on the device.
+    pub at: u64,
+    /// Pages to read.
+    pub pages: usize,
+}
+
+/// The places that a key may lie at: nearly always none or one.
+pub type Places = Vec<Place>;
+
+/// A sealed segment that is to be written.
+pub struct WriteIntent {
+    /// Which segment.
+    pub segment: FlashSegmentId,
+    /// Byte offset on the device.
+    pub at: u64,
+    /// What to write there.
+    pub pages: Arc<Vec<Page>>,
+}
+
+/// A segment that is to be read whole, and then given to [`FlashStore::recycle`].
+#[derive(Clone, Copy, Debug)]
+pub struct RecycleIntent {
+    /// Which segment.
+    pub segment: FlashSegmentId,
+    /// Byte offset on the device.
+    pub at: u64,
+    /// Pages to read.
+    pub pages: usize,
+}
+
+/// What became of a record that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placed {
+    /// It lies in the open segment and its entry is published.
+    Yes,
+    /// None of its positions in the open segment has room; the next segment will.
+    Refused,
+    /// There is no segment to fill at the moment.
+    NoSegment,
+}
+
+/// The flash tier.
+pub struct FlashStore {
+    layout: EntryLayout,
+    index: FlashIndex,
+    secret: u64,
+    segment_pages: usize,
+    metas: Box<[Meta]>,
+    lives: Mutex<Lives>,
+    /// Segments on their way to the device, readable from here.
+    writing: Mutex<Vec<(FlashSegmentId, Arc<Vec<Page>>)>>,
+    hand: AtomicUsize,
+    live: AtomicUsize,
+    enabled: AtomicBool,
+    ledger: Ledger,
+}
+
+impl FlashStore {
+    /// A tier of this shape, empty. None if the segments are too small to be told apart by the index.
+    pub fn new(shape: FlashShape) -> Option<FlashStore> {
+        let segments = ((shape.flash_bytes - PAGE_BYTES as u64) / shape.segment_bytes as u64) as u32;
+        let layout = EntryLayout::new(segments, shape.segment_bytes / 2)?;
+        Some(FlashStore {
+            layout,
+            index: FlashIndex::new(shape.objects),
+            secret: shape.secret,
+            segment_pages: shape.segment_bytes / PAGE_BYTES,
+            metas: (0..segments).map(|_| Meta::default()).collect(),
+            lives: Mutex::new(Lives {
+                open: None,
+                free: (0..segments).map(FlashSegmentId).collect(),
+                readable: Default::default(),
+                recycling: None,
+                next_sequence: 1,
+            }),
+            writing: Mutex::default(),
+            hand: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+            enabled: AtomicBool::new(true),
+            ledger: Ledger::default(),
+        })
+    }
+
+    fn meta(&self, id: FlashSegmentId) -> &Meta {
+        &self.metas[id.0 as usize]
+    }
+
+    fn device_offset(&self, id: FlashSegmentId, page: u32) -> u64 {
+        PAGE_BYTES as u64 * (1 + u64::from(id.0) * self.segment_pages as u64 + u64::from(page))
+    }
+
+    fn place(&self, hash: u64, entry: Entry) -> Place {
+        let segment = FlashSegmentId(self.layout.segment_of(entry));
+        let page = position(hash, entry.choice(), self.segment_pages as u32);
+        let pages = (self.layout.pages_of(self.layout.class(entry)) as usize).min(self.segment_pages - page as usize);
+        Place {
+            hash,
+            entry,
+            sequence: self.meta(segment).sequence.load(Ordering::Acquire),
+            page,
+            segment,
+            at: self.device_offset(segment, page),
+            pages,
+        }
+    }
+
+    /// Where the object of a key may lie. Empty if the tier does not hold it.
+    pub fn find(&self, hash: u64) -> Places {
+        let class = self.index.class(&self.layout, hash);
+        let mut places: Places =
+            self.index.entries_of(&self.layout, class).map(|entry| self.place(hash, entry)).collect();
+        places.dedup_by(|a, b| a.entry.same_place(b.entry));
+        places
+    }
+
+    /// Whether anything is known that could be this key's.
+    pub fn may_hold(&self, hash: u64) -> bool {
+        let class = self.index.class(&self.layout, hash);
+        self.index.entries_of(&self.layout, class).next().is_some()
+    }
+
+    /// The pages of a place whose segment is not on the device yet.
+    pub fn buffered(&self, place: &Place) -> Option<Vec<Page>> {
+        let range = place.page as usize..place.page as usize + place.pages;
+        if let Some(open) = self.lives.lock().open.as_ref().filter(|open| open.id == place.segment) {
+            return Some(open.pages[range].to_vec());
+        }
+        let writing = self.writing.lock();
+        writing.iter().find(|(id, _)| *id == place.segment).map(|(_, pages)| pages[range].to_vec())
+    }
+
+    /// Finds the record of a key in the pages that were read for a place, and verifies it (INV-OWN-KEY).
+    pub fn verify<'p>(&self, place: &Place, tenant: u16, key: &[u8], pages: &'p [Page]) -> Option<Record<'p>> {
+        let seed = PageSeed::new(self.secret, place.sequence, place.page);
+        let mut found = format::records(pages).filter(|claimed| {
+            claimed.record.head.tenant == tenant && claimed.record.head.key == key && claimed.is_whole(seed)
+        });
+        found.next().map(|claimed| claimed.record)
+    }
+
+    /// Whether the index still says what it said when the place was found (INV-FRESH).
+    pub fn still_holds(&self, place: &Place) -> bool {
+        let class = self.index.class(&self.layout, place.hash);
+        self.meta(place.segment).sequence.load(Ordering::Acquire) == place.sequence
+            && self.index.entries_of(&self.layout, class).any(|entry| entry.same_place(place.entry))
+    }
+
+    /// Notes a hit: the clock is wound up, a ghost comes back to life.
+    pub fn note_hit(&self, place: &Place) {
+        let class = self.index.class(&self.layout, place.hash);
+        if let Some(was) = self.index.set_clock(class, place.entry, CLOCK_MAX)
+            && was.clock() == 0
+        {
+            self.count_live(was, 1);
+        }
+    }
+
+    fn count_live(&self, entry: Entry, by: i32) {
+        let meta = self.meta(FlashSegmentId(self.layout.segment_of(entry)));
+        if by > 0 {
+            meta.live.fetch_add(1, Ordering::Relaxed);
+            self.live.fetch_add(1, Ordering::Relaxed);
+        } else {
+            meta.live.fetch_sub(1, Ordering::Relaxed);
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count_gone(&self, entry: Entry) {
+        if entry.clock() > 0 {
+            self.count_live(entry, -1);
+        }
+    }
+
+    /// Hides everything that could be this key's, without a read: its tag in its two buckets. What lies in the open segment is
+    /// struck out there, so that no entry to come can lead to it. Returns whether anything was hidden. The caller holds the
+    /// key's lock.
+    pub fn hide(&self, hash: u64, tenant: u16, key: &[u8]) -> bool {
+        if !self.may_hold(hash) {
+            return false;
+        }
+        let class = self.index.class(&self.layout, hash);
+        let mut removed = Vec::new();
+        self.index.remove(&self.layout, &self.index.lock(class), |_| true, |entry| removed.push(entry));
+        for entry in &removed {
+            self.count_gone(*entry);
+        }
+        for entry in &removed {
+            self.strike_out(*entry, hash, tenant, key);
+        }
+        !removed.is_empty()
+    }
+
+    fn strike_out(&self, entry: Entry, hash: u64, tenant: u16, key: &[u8]) {
+        let mut lives = self.lives.lock();
+        let Some(open) = lives.open.as_mut().filter(|open| open.id.0 == self.layout.segment_of(entry)) else { return };
+        let page = position(hash, entry.choice(), self.segment_pages as u32) as usize;
+        let own =
+            |claimed: &format::Claimed<'_>| claimed.record.head.tenant == tenant && claimed.record.head.key == key;
+        let places: Vec<usize> = format::records(&open.pages[page..]).filter(own).map(|claimed| claimed.at).collect();
+        places.into_iter().for_each(|at| format::disown(&mut open.pages[page], at));
+    }
+
+    /// Offers a record. The caller holds the key's lock and hides the DRAM copy afterwards.
+    pub fn append<'a>(
+        &self,
+        hash: u64,
+        head: &RecordHead<'_>,
+        value: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Placed {
+        if !self.is_enabled() {
+            return Placed::NoSegment;
+        }
+        let mut lives = self.lives.lock();
+        let Some(open) = self.open_segment(&mut lives) else { return Placed::NoSegment };
+        let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
+        let extent = Extent::of(head.key.len(), value_bytes);
+        let record_bytes = RECORD_HEADER_BYTES + head.key.len() + value_bytes;
+        if extent.pages() > self.segment_pages / 2 {
+            return Placed::Refused;
+        }
+        let Some((choice, page, at)) = open.packing.place(hash, extent) else {
+            open.refused_bytes += record_bytes;
+            return Placed::Refused;
+        };
+        let seed = PageSeed::new(self.secret, open.sequence, page);
+        format::write_record(&mut open.pages[page as usize..][..extent.pages()], at, seed, head, value);
+        open.records += 1;
+        self.meta(open.id).records.fetch_add(1, Ordering::Relaxed);
+        self.publish(hash, open.id, self.layout.class_of(extent.pages() as u32), choice);
+        add(&self.ledger.records, 1);
+        add(&self.ledger.record_bytes, record_bytes as u64);
+        if head.rescued {
+            add(&self.ledger.rescue, record_bytes as u64);
+        }
+        Placed::Yes
+    }
+
+    fn publish(&self, hash: u64, segment: FlashSegmentId, length_class: u32, choice: u32) {
+        let class = self.index.class(&self.layout, hash);
+        let lock = self.index.lock(class);
+        let entry = self.layout.entry(self.layout.tag(hash), segment.0, length_class, choice, CLOCK_PLACED);
+        self.count_live(entry, 1);
+        if let Some(evicted) = self.index.insert(&self.layout, &lock, entry) {
+            add(&self.ledger.evicted, 1);
+            self.count_gone(evicted);
+        }
+    }
+
+    fn open_segment<'l>(&self, lives: &'l mut Lives) -> Option<&'l mut OpenSegment> {
+        if lives.open.is_none() {
+            let id = lives.free.pop_front()?;
+            let sequence = lives.next_sequence;
+            lives.next_sequence += 1;
+            self.meta(id).begin(sequence);
+            lives.open = Some(OpenSegment {
+                id,
+                sequence,
+                pages: vec![Page::ZERO; self.segment_pages],
+                packing: Packing::new(self.segment_pages),
+                records: 0,
+                refused_bytes: 0,
+            });
+        }
+        lives.open.as_mut()
+    }
+
+    /// Whether the open segment is as full as it will get.
+    pub fn wants_to_seal(&self) -> bool {
+        let lives = self.lives.lock();
+        let bytes = self.segment_bytes();
+        lives.open.as_ref().is_some_and(|open| {
+            open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes / 4
+        })
+    }
+
+    /// Seals the open segment. It stays readable from DRAM until [`FlashStore::written`] is called.
+    pub fn seal(&self, tick: u32) -> Option<WriteIntent> {
+        let mut lives = self.lives.lock();
+        let mut open = lives.open.take()?;
+        open.pages[0] = format::segment_header(open.sequence, open.records, &open.pages[1..]);
+        self.meta(open.id).sealed_tick.store(tick, Ordering::Relaxed);
+        add(&self.ledger.fill_bytes, open.packing.bytes() as u64);
+        let pages = Arc::new(open.pages);
+        self.writing.lock().push((open.id, Arc::clone(&pages)));
+        Some(WriteIntent { segment: open.id, at: self.device_offset(open.id, 0), pages })
+    }
+
+    /// How the write of a segment went. A segment that could not be written is emptied, and the tier is taken out of use.
+    pub fn written(&self, segment: FlashSegmentId, ok: bool) {
+        if ok {
+            add(&self.ledger.written, self.segment_bytes() as u64);
+            add(&self.ledger.segments_written, 1);
+            self.lives.lock().readable.push_back(segment);
+        } else {
+            add(&self.ledger.write_errors, 1);
+            self.enabled.store(false, Ordering::Relaxed);
+            self.purge(segment);
+            self.lives.lock().free.push_back(segment);
+        }
+        self.writing.lock().retain(|(id, _)| *id != segment);
+    }
+
+    /// Notes a read that the device did not answer.
+    pub fn read_failed(&self) {
+        add(&self.ledger.read_errors, 1);
+    }
+
+    fn purge(&self, segment: FlashSegmentId) {
+        let of_segment = |entry: Entry| self.layout.segment_of(entry) == segment.0;
+        self.index.purge(&self.layout, of_segment, |entry| self.count_gone(entry));
+    }
+
+    /// Whether the tier takes records. It stops to when the device cannot be written.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Takes records again after a failure.
+    pub fn enable(&self) {
+        self.enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// The oldest segment, if space is short and none is being recycled. Its objects can be read until it is recycled.
+    pub fn wants_to_recycle(&self) -> Option<RecycleIntent> {
+        let mut lives = self.lives.lock();
+        if !lives.free.is_empty() || lives.recycling.is_some() {
+            return None;
+        }
+        let segment = lives.readable.pop_front()?;
+        lives.recycling = Some(segment);
+        Some(RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
+    }
+
+    /// Ends the life of a segment. `visit` is called with each record that is still published, whether it is a ghost, and its
+    /// hash; it may copy it away, then hides it (with [`FlashStore::hide_place`]) or leaves that to this method. `pages` is
+    /// None if it could not be read: its objects are lost, none is served wrongly. Returns the tick at which it was sealed.
+    pub fn recycle(
+        &self,
+        intent: &RecycleIntent,
+        pages: Option<&[Page]>,
+        hash_of: impl Fn(u16, &[u8]) -> u64,
+        mut visit: impl FnMut(&Place, Record<'_>, bool),
+    ) -> u32 {
+        let meta = self.meta(intent.segment);
+        let sequence = meta.sequence.load(Ordering::Acquire);
+        match pages.filter(|pages| format::is_whole_segment(pages, sequence)) {
+            Some(pages) => self.visit_records(intent.segment, sequence, pages, hash_of, &mut visit),
+            None => self.read_failed(),
+        }
+        if meta.live.load(Ordering::Relaxed) > 0 || pages.is_none() {
+            self.purge(intent.segment);
+        }
+        add(&self.ledger.segments_recycled, 1);
+        let mut lives = self.lives.lock();
+        lives.recycling = None;
+        lives.free.push_back(intent.segment);
+        meta.sealed_tick.load(Ordering::Relaxed)
+    }
+
+    fn visit_records(
+        &self,
+        segment: FlashSegmentId,
+        sequence: u64,
+        pages: &[Page],
+        hash_of: impl Fn(u16, &[u8]) -> u64,
+        visit: &mut impl FnMut(&Place, Record<'_>, bool),
+    ) {
+        let mut page = 1;
+        while page < pages.len() {
+            let seed = PageSeed::new(self.secret, sequence, page as u32);
+            let mut more_pages = 0;
+            for claimed in format::records(&pages[page..]) {
+                more_pages = more_pages.max(claimed.extent.more_pages);
+                let head = &claimed.record.head;
+                if head.tenant == format::TENANT_NOBODY || !claimed.is_whole(seed) {
+                    continue;
+                }
+                let hash = hash_of(head.tenant, head.key);
+                let class = self.index.class(&self.layout, hash);
+                let entry = self.index.entries_of(&self.layout, class).find(|entry| {
+                    self.layout.segment_of(*entry) == segment.0
+                        && position(hash, entry.choice(), self.segment_pages as u32) as usize == page
+                });
+                if let Some(entry) = entry {
+                    let place = self.place(hash, entry);
+                    visit(&place, claimed.record, entry.clock() == 0);
+                    self.hide_place(&place);
+                }
+            }
+            page += 1 + more_pages;
+        }
+    }
+
+    /// Hides the entry of one place. Returns whether it was still there.
+    pub fn hide_place(&self, place: &Place) -> bool {
+        let class = self.index.class(&self.layout, place.hash);
+        let mut removed = false;
+        let same = |entry: Entry| entry.same_place(place.entry);
+        self.index.remove(&self.layout, &self.index.lock(class), same, |entry| {
+            self.count_gone(entry);
+            removed = true;
+        });
+        removed
+    }
+
+    /// Turns the clock's hand over up to `buckets` buckets while more than `live_max` objects are live; those that run out
+    /// become ghosts. Returns whether there is more to do.
+    pub fn sweep(&self, live_max: usize, buckets: usize) -> bool {
+        if self.live() <= live_max {
+            return false;
+        }
+        let from = self.hand.load(Ordering::Relaxed);
+        let next = self.index.sweep(from, buckets, |entry| {
+            self.count_live(entry, -1);
+            self.live() <= live_max
+        });
+        self.hand.store(next, Ordering::Relaxed);
+        self.live() > live_max
+    }
+
+    /// Objects on flash that are not ghosts.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Records in segments that are open, being written or readable, dead ones counted in.
+    pub fn records(&self) -> usize {
+        let lives = self.lives.lock();
+        let in_use = lives.readable.iter().chain(lives.open.as_ref().map(|open| &open.id));
+        in_use.map(|id| self.meta(*id).records.load(Ordering::Relaxed) as usize).sum()
+    }
+
+    /// Segments that hold no data.
+    pub fn segments_free(&self) -> usize {
+        self.lives.lock().free.len()
+    }
+
+    /// All segments.
+    pub fn segments(&self) -> usize {
+        self.metas.len()
+    }
+
+    /// Bytes of a segment.
+    pub fn segment_bytes(&self) -> usize {
+        self.segment_pages * PAGE_BYTES
+    }
+
+    /// Entries in use and slots of the index.
+    pub fn index_load(&self) -> (usize, usize) {
+        (self.index.entries(), self.index.slots())
+    }
+
+    /// Bytes of DRAM that the tier holds: index, segment table, one buffer being filled and one being written.
+    pub fn memory_bytes(&self) -> usize {
+        self.index.bytes() + self.metas.len() * size_of::<Meta>() + 2 * self.segment_bytes()
+    }
+
+    /// What was written and why.
+    pub fn ledger(&self) -> LedgerFigures {
+        self.ledger.figures()
+    }
+
+    /// How the index entry is divided.
+    pub fn layout(&self) -> &EntryLayout {
+        &self.layout
+    }
+}
+
+const _: () = assert!(size_of::<AtomicU32>() == 4);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! What the flash tier writes to and reads from. All transfers are whole pages at page-aligned offsets.
+
+mod file;
+mod memory;
+
+use std::io;
+
+pub use file::{FileDevice, OpenError};
+pub use memory::MemoryDevice;
+
+use crate::Page;
+
+/// A block of storage. Calls block; whoever must not wait calls from a thread of its own.
+pub trait Device: Send + Sync {
+    /// Fills `pages` from byte offset `at`.
+    fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()>;
+    /// Writes `pages` at byte offset `at`.
+    fn write(&self, at: u64, pages: &[Page]) -> io::Result<()>;
+    /// Bytes that it holds.
+    fn bytes(&self) -> u64;
+}
