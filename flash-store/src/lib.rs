@@ -71,9 +71,8 @@ pub struct FlashShape {
 pub fn segment_bytes_for(flash_bytes: u64, buffer_bytes_max: usize) -> usize {
     let wanted = (flash_bytes / 64).clamp(128 << 10, 16 << 20).next_power_of_two();
     let least = (flash_bytes / 2048).next_power_of_two().max(64 << 10) as usize;
-    let most =
-        if buffer_bytes_max.is_power_of_two() { buffer_bytes_max } else { buffer_bytes_max.next_power_of_two() / 2 };
-    (wanted as usize).min(most.max(64 << 10)).max(least)
+    let most = 1usize << buffer_bytes_max.max(64 << 10).ilog2();
+    (wanted as usize).min(most).max(least)
 }
 
 /// Where an object may lie: what to read, and what to verify it with.

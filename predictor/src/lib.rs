@@ -1,1 +1,22 @@
-//! placeholder
+//! The predictor: which objects that leave DRAM are worth a write to flash.
+//!
+//! ```text
+//!  cleaner's decision --> Observation --> features --> Model::score > threshold? --> flash, or not
+//!        |                                                   ^
+//!        +--> Sampler: watch the key --> label --> train (linfa-svm, off the path)
+//! ```
+//! One model a tenant. Nothing here touches memory tiers or devices, or decides who keeps DRAM.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod features;
+mod model;
+mod sample;
+mod train;
+
+pub use admission::{Admission, default_filter};
+pub use features::{FEATURES, Features, Observation};
+pub use model::Model;
+pub use sample::{Sampler, WATCHED_MAX};
+pub use train::{CLASS_MIN, NoModel, SAMPLES_MAX, accuracy, train};
