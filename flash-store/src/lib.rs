@@ -114,6 +114,27 @@ pub struct RecycleIntent {
     pub pages: usize,
 }
 
+/// What the clock of a record says at the end of its segment's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clock {
+    /// It ran out.
+    Ghost,
+    /// It runs, but no hit has wound it up lately.
+    Running,
+    /// It was hit since the hand last passed.
+    Wound,
+}
+
+impl Clock {
+    fn of(entry: Entry) -> Clock {
+        match entry.clock() {
+            0 => Clock::Ghost,
+            CLOCK_MAX => Clock::Wound,
+            _ => Clock::Running,
+        }
+    }
+}
+
 /// What became of a record that was offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placed {
@@ -418,15 +439,15 @@ impl FlashStore {
         Some(RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
     }
 
-    /// Ends the life of a segment. `visit` is called with each record that is still published, whether it is a ghost, and its
-    /// hash; it may copy it away, then hides it (with [`FlashStore::hide_place`]) or leaves that to this method. `pages` is
+    /// Ends the life of a segment. `visit` is called with each record that is still published and what
+    /// its clock says; it may copy it away, then hides it (with [`FlashStore::hide_place`]) or leaves that to this method. `pages` is
     /// None if it could not be read: its objects are lost, none is served wrongly. Returns the tick at which it was sealed.
     pub fn recycle(
         &self,
         intent: &RecycleIntent,
         pages: Option<&[Page]>,
         hash_of: impl Fn(u16, &[u8]) -> u64,
-        mut visit: impl FnMut(&Place, Record<'_>, bool),
+        mut visit: impl FnMut(&Place, Record<'_>, Clock),
     ) -> u32 {
         let meta = self.meta(intent.segment);
         let sequence = meta.sequence.load(Ordering::Acquire);
@@ -450,7 +471,7 @@ impl FlashStore {
         sequence: u64,
         pages: &[Page],
         hash_of: impl Fn(u16, &[u8]) -> u64,
-        visit: &mut impl FnMut(&Place, Record<'_>, bool),
+        visit: &mut impl FnMut(&Place, Record<'_>, Clock),
     ) {
         let mut page = 1;
         while page < pages.len() {
@@ -470,7 +491,7 @@ impl FlashStore {
                 });
                 if let Some(entry) = entry {
                     let place = self.place(hash, entry);
-                    visit(&place, claimed.record, entry.clock() == 0);
+                    visit(&place, claimed.record, Clock::of(entry));
                     self.hide_place(&place);
                 }
             }

@@ -113,8 +113,8 @@ fn recycling_visits_what_is_published_and_leaves_no_entry() {
     let mut pages = vec![Page::ZERO; intent.pages];
     device.read(intent.at, &mut pages).unwrap();
     let mut seen = Vec::new();
-    store.recycle(&intent, Some(&pages), hash_of, |_, record, ghost| {
-        assert!(!ghost);
+    store.recycle(&intent, Some(&pages), hash_of, |_, record, clock| {
+        assert_eq!(clock, Clock::Running);
         seen.push(record.head.version);
     });
     seen.sort_unstable();

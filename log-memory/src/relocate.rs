@@ -79,6 +79,13 @@ impl LogMemory {
         }
     }
 
+    /// The entry at `at`, in a segment that the caller has chosen, if it is still published.
+    pub fn part_at<'t>(&'t self, turn: &'t Turn<'_>, at: Location) -> Option<Part<'t>> {
+        // SAFETY: `at` was seen by `scan` in a segment that the caller still owns, so the bytes are as they were.
+        let entry = unsafe { Object::at(&self.region, at) };
+        self.published(turn, entry, entry.log_bytes())
+    }
+
     fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize) -> Option<Part<'t>> {
         if entry.kind() == Kind::Fragment {
             let hash = entry.fragment_owner();

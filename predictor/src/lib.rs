@@ -18,5 +18,5 @@ mod train;
 pub use admission::{Admission, default_filter};
 pub use features::{FEATURES, Features, Observation};
 pub use model::Model;
-pub use sample::{Sampler, WATCHED_MAX};
+pub use sample::Sampler;
 pub use train::{CLASS_MIN, NoModel, SAMPLES_MAX, accuracy, train};

@@ -4,15 +4,12 @@
 //! its object goes. A read, a hit in any tier or a miss, counts one. The watch ends with an update, a delete, or the horizon;
 //! the label is whether the reads until then were more than the threshold `n`. The store that fills a missed read is no update.
 //!
-//! Bounded: at most [`WATCHED_MAX`] keys are watched and [`crate::train::SAMPLES_MAX`] samples are kept, a tenant.
+//! Bounded: at most `watched_max` keys are watched and [`crate::train::SAMPLES_MAX`] samples are kept, a tenant.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::features::{Features, Observation};
 use crate::train::SAMPLES_MAX;
-
-/// Keys of a tenant that are watched at once.
-pub const WATCHED_MAX: usize = 4_096;
 
 #[derive(Clone, Copy)]
 struct Watched {
@@ -31,11 +28,12 @@ pub struct Sampler {
     fresh: usize,
     horizon: u32,
     reads_above: u32,
+    watched_max: usize,
 }
 
 impl Sampler {
-    /// Watches for `horizon` ticks; flashy is what is read more than `reads_above` times in them.
-    pub fn new(horizon: u32, reads_above: u32) -> Sampler {
+    /// Watches up to `watched_max` keys for `horizon` ticks each; flashy is what is read more than `reads_above` times in them.
+    pub fn new(horizon: u32, reads_above: u32, watched_max: usize) -> Sampler {
         Sampler {
             watched: HashMap::new(),
             order: VecDeque::new(),
@@ -43,6 +41,7 @@ impl Sampler {
             fresh: 0,
             horizon,
             reads_above,
+            watched_max,
         }
     }
 
@@ -54,7 +53,7 @@ impl Sampler {
     /// A decision is being taken on a key of the sample.
     pub fn decided(&mut self, hash: u64, observation: &Observation, tick: u32) {
         self.expire(tick);
-        if self.watched.len() >= WATCHED_MAX || self.watched.contains_key(&hash) {
+        if self.watched.len() >= self.watched_max || self.watched.contains_key(&hash) {
             return;
         }
         let watched = Watched { features: observation.features(), since: tick, reads: 0, missed: false };
@@ -96,7 +95,7 @@ impl Sampler {
     /// Ends the watches whose horizon has passed.
     pub fn expire(&mut self, tick: u32) {
         while let Some(&(hash, since)) = self.order.front()
-            && (tick.wrapping_sub(since) >= self.horizon || self.order.len() > 2 * WATCHED_MAX)
+            && (tick.wrapping_sub(since) >= self.horizon || self.order.len() > 2 * self.watched_max)
         {
             self.order.pop_front();
             if self.watched.get(&hash).is_some_and(|watched| watched.since == since) {
@@ -126,9 +125,11 @@ impl Sampler {
         self.samples.is_empty()
     }
 
-    /// Bytes that it may take at most.
-    pub const BYTES_MAX: usize = SAMPLES_MAX * size_of::<(Features, bool)>()
-        + WATCHED_MAX * (size_of::<(u64, Watched)>() * 2 + 2 * size_of::<(u64, u32)>());
+    /// Bytes that a sampler may take at most.
+    pub fn bytes_max(watched_max: usize) -> usize {
+        SAMPLES_MAX * size_of::<(Features, bool)>()
+            + watched_max * (2 * size_of::<(u64, Watched)>() + 2 * size_of::<(u64, u32)>())
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn labels_count_reads_until_update_delete_or_horizon() {
-        let mut sampler = Sampler::new(100, 1);
+        let mut sampler = Sampler::new(100, 1, 4096);
         (1..=5).for_each(|hash| sampler.decided(hash, &Observation::default(), 0));
         (0..2).for_each(|_| sampler.read(1, true)); // two reads, then the horizon: flashy
         sampler.read(2, true); // one read is not more than one
@@ -161,14 +162,14 @@ mod tests {
 
     #[test]
     fn the_sample_is_bounded() {
-        let mut sampler = Sampler::new(1_000_000, 0);
+        let mut sampler = Sampler::new(1_000_000, 0, 4096);
         for hash in 0..50_000 {
             sampler.decided(hash, &Observation::default(), 0);
             if hash % 2 == 0 {
                 sampler.stored(hash);
             }
         }
-        assert!(sampler.watched.len() <= WATCHED_MAX && sampler.len() <= SAMPLES_MAX);
-        assert!(sampler.order.len() <= 2 * WATCHED_MAX + 1);
+        assert!(sampler.watched.len() <= 4096 && sampler.len() <= SAMPLES_MAX);
+        assert!(sampler.order.len() <= 2 * 4096 + 1);
     }
 }

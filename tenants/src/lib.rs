@@ -1,1 +1,20 @@
-//! placeholder
+//! Tenants: who they are, what memory they are guaranteed and granted, and who gets the next place in DRAM.
+//!
+//! This crate is policy: it never touches memory tiers or devices. It is told what is in use, lost and missed, and answers
+//! which tenant is owed memory ([`contest()`]), after Memshare.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod arbiter;
+mod contest;
+mod rank;
+mod registry;
+mod shadow_queue;
+
+pub use account::{Account, Balance};
+pub use arbiter::{CREDIT_BYTES, IDLE_AFTER_SECS};
+pub use contest::{Contestant, contest};
+pub use rank::{RANKS, Rank, Standing};
+pub use registry::{DEFAULT_TENANT, Recognition, Registry, RegistryError, Tenant, TenantSpec};
+pub use shadow_queue::ShadowQueue;
