@@ -1,1 +1,373 @@
-//! placeholder
+//! The hybrid cache: DRAM and flash, shared between tenants. No sockets, no threads, no files, no clock.
+//!
+//! ```text
+//!   store ---> DRAM log ---- cleaner pass: contest (tenants), admission (predictor) ----> flash segment ---> recycled
+//!     ^           | keep: relocate          | demote                  | drop                                    |
+//!     |           +-----<-----              +--> open flash segment   +--> shadow queue         rescue: was hit |
+//!     +--------------------------------------------------------------------------------------------<------------+
+//! ```
+//! An object is in one place: hidden, in the DRAM index, or in the flash index (INV-ONE-PLACE). A thread works in *turns*
+//! ([`Cache::turn`]): lookups lend views that live as long as the turn. A flash hit is an [`FlashRead`] intent: the caller
+//! reads the pages and hands them back. Background work is bounded steps, called from outside.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod config;
+mod counters;
+mod intent;
+mod memory;
+mod read;
+mod step;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use flash_store::{FlashShape, FlashStore, LedgerFigures, segment_bytes_for};
+use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer, mix};
+use parking_lot::{Mutex, RwLock};
+use predictor::{Model, Observation, Sampler};
+use tenants::{Registry, ShadowQueue};
+
+use clock::Clock;
+pub use config::{CacheSettings, FlashSettings, MEMORY_BYTES_MIN, SettingsError};
+use counters::Counters;
+pub use counters::{COUNTS, Count, Totals};
+pub use flash_store::{Device, FileDevice, MemoryDevice, OpenError, PAGE_BYTES, Page, superblock};
+pub use intent::{Completed, FlashObject, FlashRead};
+pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX};
+use memory::Memory;
+pub use predictor::Admission;
+pub use read::Lookup;
+pub use step::{Background, Trained};
+pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, TenantSpec};
+pub use write::{Arithmetic, Counted, Delta, Mode, Needs, Stored, Touched};
+
+/// Accesses that a worker counts before it reports them to the clock.
+const ACCESSES_A_REPORT: u32 = 16;
+/// Horizon of a label before any flash segment has been recycled, in ticks.
+const HORIZON_TICKS_DEFAULT: u32 = 2_000;
+/// Slots that remember which missed keys were shadow hits, until they are stored.
+const RETURNED_SLOTS: usize = 4096;
+
+/// What the predictor keeps of a tenant.
+struct Judge {
+    sampler: Mutex<Sampler>,
+    model: RwLock<Option<Model>>,
+    trained: AtomicU32,
+}
+
+/// The cache.
+pub struct Cache {
+    settings: CacheSettings,
+    memory: LogMemory,
+    flash: Option<FlashStore>,
+    registry: Registry,
+    judges: Box<[Judge]>,
+    clock: Clock,
+    version: AtomicU64,
+    /// Versions up to this are flushed, a tenant each.
+    flushed: Box<[AtomicU64]>,
+    /// When a flush that was asked for is due, a tenant each; 0 for none.
+    flush_due: Box<[AtomicU32]>,
+    holders: Memory,
+    sample_mask: u64,
+    /// Residence of objects on flash, in ticks, smoothed.
+    horizon: AtomicU32,
+    returned: Box<[AtomicU32]>,
+    workers: Mutex<Vec<Arc<[Counters]>>>,
+}
+
+/// A thread's part in a cache.
+pub struct Worker {
+    participant: Participant,
+    hands: Hands,
+}
+
+struct Hands {
+    writer: Writer,
+    counters: Arc<[Counters]>,
+    accesses: u32,
+    dice: u64,
+}
+
+impl Hands {
+    fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.dice)
+    }
+
+    fn count(&self, tenant: u16, count: Count) {
+        self.counters[usize::from(tenant)].add(count, 1);
+    }
+
+    fn count_by(&self, tenant: u16, count: Count, by: u64) {
+        self.counters[usize::from(tenant)].add(count, by);
+    }
+}
+
+/// A stretch of work during which what was looked up stays as it is. End it (drop it) before waiting for anything: memory is
+/// not reclaimed while turns are open.
+pub struct Turn<'w> {
+    cache: &'w Cache,
+    guard: log_memory::Turn<'w>,
+    hands: &'w mut Hands,
+}
+
+impl Cache {
+    /// Makes a cache; nothing is in it.
+    pub fn new(settings: CacheSettings) -> Result<Cache, SettingsError> {
+        if settings.memory_bytes < MEMORY_BYTES_MIN {
+            return Err(SettingsError::MemoryTooSmall(settings.memory_bytes));
+        }
+        let tenants = settings.tenants.len() + 1;
+        let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
+        let registry = Registry::new(settings.tenants.clone(), settings.memory_bytes as i64, shadow_worth)?;
+        let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
+        let watched_max = (settings.memory_bytes / 32 / tenants / 144).clamp(64, 1024);
+        let fixed = registry.tenants().len()
+            * (ShadowQueue::memory_bytes(shadow_worth) as usize + Sampler::bytes_max(watched_max));
+        let shape = Shape::for_memory(settings.memory_bytes);
+        let memory = LogMemory::new(shape, KeyHasher::new(mix(settings.seed)))?;
+        let count = registry.tenants().len();
+        let sample_bits = (settings.memory_bytes / 512 / 4096).max(1).ilog2();
+        let new_judge = |_| Judge {
+            sampler: Mutex::new(Sampler::new(HORIZON_TICKS_DEFAULT, settings.flashy_above_reads, watched_max)),
+            model: RwLock::new(None),
+            trained: AtomicU32::new(0),
+        };
+        let cache = Cache {
+            memory,
+            flash,
+            judges: (0..count).map(new_judge).collect(),
+            registry,
+            clock: Clock::new(),
+            version: AtomicU64::new(1),
+            flushed: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            flush_due: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            holders: Memory::new(settings.memory_bytes, fixed),
+            sample_mask: (1 << sample_bits) - 1,
+            horizon: AtomicU32::new(HORIZON_TICKS_DEFAULT),
+            returned: (0..RETURNED_SLOTS).map(|_| AtomicU32::new(0)).collect(),
+            workers: Mutex::default(),
+            settings,
+        };
+        cache.share_memory();
+        Ok(cache)
+    }
+
+    /// A place for one more thread.
+    pub fn worker(&self) -> Worker {
+        self.worker_with(self.memory.writer())
+    }
+
+    fn worker_with(&self, writer: Writer) -> Worker {
+        let counters: Arc<[Counters]> = self.registry.tenants().iter().map(|_| Counters::default()).collect();
+        let mut workers = self.workers.lock();
+        workers.push(Arc::clone(&counters));
+        let dice = mix(self.settings.seed ^ workers.len() as u64);
+        Worker { participant: self.memory.join(), hands: Hands { writer, counters, accesses: 0, dice } }
+    }
+
+    /// Begins a turn.
+    pub fn turn<'w>(&'w self, worker: &'w mut Worker) -> Turn<'w> {
+        Turn { cache: self, guard: worker.participant.enter(), hands: &mut worker.hands }
+    }
+
+    /// Hands the time in: seconds since the epoch. Call it about once a second, more often does no harm.
+    pub fn advance(&self, secs: u32) {
+        let passed = self.clock.advance(secs, self.memory.objects());
+        if passed {
+            for (tenant, due) in self.flush_due.iter().enumerate() {
+                let at = due.load(Ordering::Relaxed);
+                if at != 0 && at <= secs && due.compare_exchange(at, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    self.flush_tenant(tenant as u16);
+                }
+            }
+        }
+    }
+
+    /// The time that was handed in last.
+    pub fn now(&self) -> u32 {
+        self.clock.secs()
+    }
+
+    /// The tenant that a key belongs to, on a connection that is no tenant's own.
+    pub fn tenant_of(&self, key: &[u8]) -> u16 {
+        self.registry.by_key(key)
+    }
+
+    /// Who the tenants are.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &CacheSettings {
+        &self.settings
+    }
+
+    /// What happened to one tenant's objects.
+    pub fn totals(&self, tenant: u16) -> Totals {
+        let mut totals = Totals::default();
+        self.workers.lock().iter().for_each(|counters| totals.include(&counters[usize::from(tenant)]));
+        totals
+    }
+
+    /// What happened in all.
+    pub fn totals_of_all(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.registry.tenants().iter().for_each(|tenant| totals.add(&self.totals(tenant.id)));
+        totals
+    }
+
+    /// State of the tiers.
+    pub fn figures(&self) -> Figures {
+        let flash = self.flash.as_ref().map(|flash| FlashFigures {
+            live: flash.live(),
+            records: flash.records(),
+            segments: flash.segments(),
+            segments_free: flash.segments_free(),
+            segment_bytes: flash.segment_bytes(),
+            index_entries: flash.index_load().0,
+            index_slots: flash.index_load().1,
+            memory_bytes: flash.memory_bytes(),
+            enabled: flash.is_enabled(),
+            ledger: flash.ledger(),
+        });
+        Figures {
+            objects: self.memory.objects(),
+            bytes: self.registry.tenants().iter().map(|tenant| tenant.account.balance().in_use.max(0) as u64).sum(),
+            index_bytes: self.memory.index_bytes(),
+            segment_bytes: self.memory.shape().segment_bytes,
+            segments: self.memory.segments_allowed(),
+            segments_free: self.memory.segments_free(),
+            log_bytes: (self.memory.segments_allowed() * self.memory.shape().segment_bytes) as u64,
+            tick: self.clock.tick(),
+            horizon_ticks: self.horizon.load(Ordering::Relaxed),
+            cleaned_segments: self.holders.cleaned_segments(),
+            relocated_bytes: self.holders.relocated_bytes(),
+            freed_bytes: self.holders.freed_bytes(),
+            flash,
+        }
+    }
+
+    /// A tenant's model, if it has one, how many samples wait, and how often it was trained.
+    pub fn model(&self, tenant: u16) -> (Option<Model>, usize, u32) {
+        let judge = &self.judges[usize::from(tenant)];
+        (*judge.model.read(), judge.sampler.lock().len(), judge.trained.load(Ordering::Relaxed))
+    }
+
+    fn is_dead(&self, tenant: u16, version: u64, expiry: u32) -> Option<Count> {
+        if expiry != 0 && expiry <= self.clock.secs() {
+            Some(Count::Expired)
+        } else if version <= self.flushed[usize::from(tenant)].load(Ordering::Relaxed) {
+            Some(Count::Flushed)
+        } else {
+            None
+        }
+    }
+
+    fn is_sampled(&self, hash: u64) -> bool {
+        hash >> 24 & self.sample_mask == 0 && self.flash.is_some()
+    }
+
+    fn sampler(&self, tenant: u16) -> parking_lot::MutexGuard<'_, Sampler> {
+        self.judges[usize::from(tenant)].sampler.lock()
+    }
+
+    fn observe(&self, object: &Object<'_>) -> Observation {
+        let tick = self.clock.tick();
+        let access = object.access();
+        Observation {
+            reads: log_memory::reads_estimate(access.reads),
+            updates: u32::from(access.updates),
+            age: clock::ticks_since(tick, object.birth()),
+            idle: clock::ticks_since(tick, access.last),
+            bytes: (object.key().len() + object.value_bytes()) as u32,
+            history: u32::from(object.history()),
+            ttl_left: (object.expiry() != 0).then(|| object.expiry().saturating_sub(self.clock.secs())),
+        }
+    }
+}
+
+fn new_flash(flash: &FlashSettings, settings: &CacheSettings) -> Result<FlashStore, SettingsError> {
+    let segment_bytes =
+        flash.segment_bytes.unwrap_or_else(|| segment_bytes_for(flash.bytes, settings.memory_bytes / 32));
+    let least = 4 * segment_bytes as u64 + PAGE_BYTES as u64;
+    if flash.bytes < least {
+        return Err(SettingsError::FlashTooSmall(flash.bytes, least));
+    }
+    let shape = FlashShape {
+        flash_bytes: flash.bytes,
+        segment_bytes,
+        objects: (flash.bytes / flash.object_bytes.max(1) as u64) as usize,
+        secret: mix(settings.seed ^ 0xf1a5),
+    };
+    let bits = flash_store::EntryLayout::new((shape.flash_bytes / segment_bytes as u64) as u32, segment_bytes / 2);
+    if bits.is_none() {
+        return Err(SettingsError::SegmentsTooMany(segment_bytes, flash.bytes));
+    }
+    let index_bytes = shape.objects * 9 / 2;
+    if index_bytes > settings.memory_bytes / 3 {
+        return Err(SettingsError::FlashIndexTooLarge(flash.bytes, index_bytes));
+    }
+    Ok(FlashStore::new(shape).expect("its layout was checked above"))
+}
+
+/// State of the tiers at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Objects in DRAM.
+    pub objects: usize,
+    /// Bytes of them in the log.
+    pub bytes: u64,
+    /// Bytes of the DRAM index.
+    pub index_bytes: usize,
+    /// Bytes of a DRAM segment.
+    pub segment_bytes: usize,
+    /// Segments of the log.
+    pub segments: usize,
+    /// Of them free.
+    pub segments_free: usize,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// The access clock.
+    pub tick: u32,
+    /// How far ahead labels look, in ticks.
+    pub horizon_ticks: u32,
+    /// Segments that the cleaner has freed.
+    pub cleaned_segments: u64,
+    /// Bytes that it moved.
+    pub relocated_bytes: u64,
+    /// Bytes that it freed.
+    pub freed_bytes: u64,
+    /// The flash tier, if there is one.
+    pub flash: Option<FlashFigures>,
+}
+
+/// State of the flash tier at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashFigures {
+    /// Objects that are not ghosts.
+    pub live: usize,
+    /// Records in its segments.
+    pub records: usize,
+    /// Segments.
+    pub segments: usize,
+    /// Of them free.
+    pub segments_free: usize,
+    /// Bytes of a segment.
+    pub segment_bytes: usize,
+    /// Entries of its index.
+    pub index_entries: usize,
+    /// Slots of its index.
+    pub index_slots: usize,
+    /// Bytes of DRAM that it takes.
+    pub memory_bytes: usize,
+    /// Whether it takes records.
+    pub enabled: bool,
+    /// What was written and why.
+    pub ledger: LedgerFigures,
+}

@@ -142,6 +142,8 @@ pub enum Placed {
     Yes,
     /// None of its positions in the open segment has room; the next segment will.
     Refused,
+    /// It is larger than half a segment: no segment will take it.
+    TooLarge,
     /// There is no segment to fill at the moment.
     NoSegment,
 }
@@ -324,7 +326,7 @@ impl FlashStore {
         let extent = Extent::of(head.key.len(), value_bytes);
         let record_bytes = RECORD_HEADER_BYTES + head.key.len() + value_bytes;
         if extent.pages() > self.segment_pages / 2 {
-            return Placed::Refused;
+            return Placed::TooLarge;
         }
         let Some((choice, page, at)) = open.packing.place(hash, extent) else {
             open.refused_bytes += record_bytes;

@@ -1,0 +1,92 @@
+//! What a cache is made with.
+
+use predictor::Admission;
+use tenants::TenantSpec;
+
+/// Smallest memory that works.
+pub const MEMORY_BYTES_MIN: usize = 2 << 20;
+
+/// Settings of the flash tier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlashSettings {
+    /// Bytes of flash to use.
+    pub bytes: u64,
+    /// Bytes of a segment; None for the default of this size.
+    pub segment_bytes: Option<usize>,
+    /// Mean object size that the index is made for.
+    pub object_bytes: usize,
+    /// Share of the records on flash that may be live, in percent; beyond it the clock makes ghosts.
+    pub live_percent: usize,
+}
+
+impl FlashSettings {
+    /// Defaults for so much flash.
+    pub fn for_bytes(bytes: u64) -> FlashSettings {
+        FlashSettings { bytes, segment_bytes: None, object_bytes: 512, live_percent: 70 }
+    }
+}
+
+/// Settings of a cache.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// Memory for everything that grows with the content, in bytes (`-m`).
+    pub memory_bytes: usize,
+    /// Largest object: key, value and header (`-I`).
+    pub item_bytes_max: usize,
+    /// The flash tier, if there is one.
+    pub flash: Option<FlashSettings>,
+    /// Tenants besides `default`.
+    pub tenants: Vec<TenantSpec>,
+    /// Which rule admits to flash.
+    pub admission: Admission,
+    /// Score that a model's verdict must exceed.
+    pub threshold: f32,
+    /// Flashy is what is read more than this often within the horizon.
+    pub flashy_above_reads: u32,
+    /// Whether objects are evicted when memory runs out (`-M` turns it off).
+    pub evict: bool,
+    /// Seeds hashes and dice.
+    pub seed: u64,
+}
+
+impl CacheSettings {
+    /// Defaults for so much memory: one tenant, no flash.
+    pub fn for_memory(memory_bytes: usize) -> CacheSettings {
+        CacheSettings {
+            memory_bytes,
+            item_bytes_max: 1 << 20,
+            flash: None,
+            tenants: Vec::new(),
+            admission: Admission::default(),
+            threshold: 0.0,
+            flashy_above_reads: 0,
+            evict: true,
+            seed: 0x5eed,
+        }
+    }
+}
+
+/// Why there can be no such cache.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Too little memory.
+    #[error("{0} bytes of memory are too few: -m takes {MEMORY_BYTES_MIN} bytes (2 MiB) or more")]
+    MemoryTooSmall(usize),
+    /// The flash tier is too small for its segments.
+    #[error("{0} bytes of flash are too few: a flash tier takes {1} bytes or more")]
+    FlashTooSmall(u64, u64),
+    /// The index cannot number that many segments.
+    #[error("segments of {0} bytes are too small for {1} bytes of flash: raise --flash-segment")]
+    SegmentsTooMany(usize, u64),
+    /// What the flash tier needs in DRAM leaves too little for objects.
+    #[error(
+        "an index for {0} bytes of flash takes {1} bytes of DRAM, more than a third of -m: raise -m, lower the flash size, or state a larger mean object with --flash-object-size"
+    )]
+    FlashIndexTooLarge(u64, usize),
+    /// Tenants contradict each other.
+    #[error(transparent)]
+    Tenants(#[from] tenants::RegistryError),
+    /// The system refused the memory.
+    #[error("memory for the cache: {0}")]
+    Memory(#[from] std::io::Error),
+}

@@ -1,0 +1,74 @@
+//! What the driver is asked to read, and what comes of it.
+
+use std::collections::VecDeque;
+
+use flash_store::{Page, Place, Record};
+
+/// A read that the driver is to perform: `pages` pages at byte offset `at` of the flash device. Hand the pages to
+/// [`crate::Turn::complete`] (for a get) or [`crate::Turn::promote`] (for a change).
+#[derive(Debug)]
+pub struct FlashRead {
+    pub(crate) tenant: u16,
+    pub(crate) key: Box<[u8]>,
+    pub(crate) hash: u64,
+    pub(crate) places: VecDeque<Place>,
+    /// Kept of each place that did not hold the key.
+    pub(crate) strangers: Vec<Place>,
+}
+
+impl FlashRead {
+    /// Byte offset on the device.
+    pub fn at(&self) -> u64 {
+        self.places[0].at
+    }
+
+    /// Pages to read.
+    pub fn pages(&self) -> usize {
+        self.places[0].pages
+    }
+
+    /// The key that is being looked for.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
+/// An object that was read from flash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlashObject {
+    /// memcached's opaque 32 bits.
+    pub client_flags: u32,
+    /// Its CAS unique.
+    pub version: u64,
+    /// Absolute second of expiry; 0 for never.
+    pub expiry: u32,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+impl FlashObject {
+    pub(crate) fn of(record: &Record<'_>) -> FlashObject {
+        FlashObject {
+            client_flags: record.head.client_flags,
+            version: record.head.version,
+            expiry: record.head.expiry,
+            value: record.value.concat(),
+        }
+    }
+}
+
+/// What a completed read means.
+#[derive(Debug)]
+pub enum Completed {
+    /// The object was there.
+    Hit(FlashObject),
+    /// It may lie elsewhere: read again. Rare: two keys shared a tag.
+    Again(FlashRead),
+    /// It is not on flash.
+    Miss,
+}
+
+/// Pages to read into.
+pub(crate) fn blank(pages: usize) -> Vec<Page> {
+    vec![Page::ZERO; pages]
+}

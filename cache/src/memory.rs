@@ -1,0 +1,98 @@
+//! Every byte that counts against `-m`, by holder (INV-MEMORY): what indexes, buffers and samples take, the log does not get.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::Cache;
+
+/// Share of the memory that received values may take while they arrive, in percent.
+const RECEIVING_PERCENT_MAX: i64 = 25;
+
+pub(crate) struct Memory {
+    total: usize,
+    /// Shadow queues and samplers.
+    fixed: usize,
+    /// Values on their way in, held by connections.
+    receiving: AtomicI64,
+    cleaned: AtomicU64,
+    relocated: AtomicU64,
+    freed: AtomicU64,
+}
+
+impl Memory {
+    pub(crate) fn new(total: usize, fixed: usize) -> Memory {
+        Memory {
+            total,
+            fixed,
+            receiving: AtomicI64::new(0),
+            cleaned: AtomicU64::new(0),
+            relocated: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn note_pass(&self, segments: usize, relocated: usize, freed: usize) {
+        self.cleaned.fetch_add(segments as u64, Ordering::Relaxed);
+        self.relocated.fetch_add(relocated as u64, Ordering::Relaxed);
+        self.freed.fetch_add(freed as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cleaned_segments(&self) -> u64 {
+        self.cleaned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn relocated_bytes(&self) -> u64 {
+        self.relocated.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+}
+
+impl Cache {
+    /// Lets a connection hold `bytes` for a value that is arriving. False if too much is held already: the value is to be
+    /// refused. Give them back with [`Cache::received`].
+    pub fn receive(&self, bytes: usize) -> bool {
+        let most =
+            (self.holders.total as i64 * RECEIVING_PERCENT_MAX / 100).max(2 * self.settings.item_bytes_max as i64);
+        let now = self.holders.receiving.fetch_add(bytes as i64, Ordering::Relaxed) + bytes as i64;
+        if now > most {
+            self.received(bytes);
+            return false;
+        }
+        true
+    }
+
+    /// A value that was held has been stored or given up.
+    pub fn received(&self, bytes: usize) {
+        self.holders.receiving.fetch_sub(bytes as i64, Ordering::Relaxed);
+    }
+
+    /// Bytes that all holders but the log take.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let flash = self.flash.as_ref().map_or(0, |flash| flash.memory_bytes() + flash.segment_bytes());
+        let receiving = self.holders.receiving.load(Ordering::Relaxed).max(0) as usize;
+        self.memory.index_bytes() + self.holders.fixed + flash + receiving
+    }
+
+    /// Gives the log what the other holders leave, and shares it out between the tenants (INV-SUM).
+    pub(crate) fn share_memory(&self) {
+        let segment = self.memory.shape().segment_bytes;
+        let left = self.holders.total.saturating_sub(self.held_bytes());
+        let segments = (left / segment).max(8);
+        if segments != self.memory.segments_allowed() || self.registry.targets_sum() != (segments * segment) as i64 {
+            self.memory.allow_segments(segments);
+            self.registry.share_out((self.memory.segments_allowed() * segment) as i64, |_| 1.0);
+        }
+    }
+
+    /// Makes the index larger if it is full and there is memory for it. Called by the background thread.
+    pub(crate) fn grow_index(&self) {
+        if let Some(more) = self.memory.wanted_index_growth()
+            && more < self.holders.total / 8
+        {
+            // without the mapping the index stays as it is: entries make room for each other
+            let _ = self.memory.grow_index();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Keep, demote or drop: an object's fate, decided here and nowhere else.
+
+use flash_store::{FlashStore, Placed, RecordHead};
+use log_memory::{Location, Object, Part};
+use predictor::Observation;
+use tenants::Standing;
+
+use crate::counters::Count;
+use crate::{Cache, Hands};
+
+/// What happens to an object that lost the contest for DRAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Loser {
+    /// It is on flash now.
+    Demoted,
+    /// It is gone.
+    Dropped,
+    /// It is worth flash but found no place there: it stays this time.
+    Kept,
+    /// It was stored anew or deleted meanwhile.
+    Gone,
+}
+
+/// An entry of a chosen segment, as the contest sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) at: Location,
+    pub(super) bytes: usize,
+    pub(super) worth: u64,
+    pub(super) tenant: u16,
+}
+
+impl Cache {
+    pub(super) fn entry_of(&self, part: &Part<'_>) -> Entry {
+        let object = &part.owner;
+        let seen = self.observe(object);
+        let tenant = object.tenant();
+        let standing = Standing { idle: seen.idle, age: seen.age, reads: seen.reads, bytes: part.bytes as u32 };
+        let worth = self.registry.tenant(tenant).rank.worth(&standing);
+        Entry { at: part.location(), bytes: part.bytes, worth, tenant }
+    }
+
+    /// Decides on an object that lost its place in DRAM, and carries the decision out.
+    pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, part: Part<'_>) -> Loser {
+        let object = part.owner;
+        let tenant = object.tenant();
+        let observation = self.observe(&object);
+        if self.is_sampled(part.hash) {
+            self.sampler(tenant).decided(part.hash, &observation, self.clock.tick());
+        }
+        let lock = self.memory.lock(part.hash);
+        if self.memory.part_at(guard, part.location()).is_none() {
+            return Loser::Gone;
+        }
+        let loser = match &self.flash {
+            Some(flash) if self.admits(tenant, &observation) => self.demote(flash, hands, part.hash, &object),
+            Some(_) => {
+                hands.count(tenant, Count::Refused);
+                Loser::Dropped
+            }
+            None => Loser::Dropped,
+        };
+        if loser == Loser::Dropped {
+            hands.count(tenant, Count::Evictions);
+            self.registry.tenant(tenant).shadow.lost(part.hash, object.charged_bytes() as u64);
+        }
+        if loser != Loser::Kept {
+            self.hide(&lock, object);
+        }
+        loser
+    }
+
+    fn admits(&self, tenant: u16, observation: &Observation) -> bool {
+        let model = *self.judges[usize::from(tenant)].model.read();
+        self.settings.admission.admits(observation, model.as_ref(), self.settings.threshold)
+    }
+
+    /// Offers an object to the open flash segment. Its key is locked: the flash entry is published before the DRAM entry is
+    /// hidden, so a reader finds one or the other.
+    fn demote(&self, flash: &FlashStore, hands: &Hands, hash: u64, object: &Object<'_>) -> Loser {
+        let access = object.access();
+        let head = RecordHead {
+            tenant: object.tenant(),
+            key: object.key(),
+            client_flags: object.client_flags(),
+            expiry: object.expiry(),
+            version: object.version(),
+            reads: access.reads,
+            updates: access.updates,
+            history: object.history(),
+            rescued: object.rescued(),
+        };
+        let value: Vec<&[u8]> = object.value().collect();
+        match flash.append(hash, &head, value.into_iter()) {
+            Placed::Yes => {
+                let bytes = (flash_store::RECORD_HEADER_BYTES + head.key.len() + object.value_bytes()) as u64;
+                hands.count(head.tenant, Count::Demoted);
+                hands.count_by(head.tenant, Count::DemotedBytes, bytes);
+                if head.rescued {
+                    hands.count_by(head.tenant, Count::RescueBytes, bytes);
+                }
+                Loser::Demoted
+            }
+            Placed::Refused => Loser::Kept,
+            Placed::TooLarge | Placed::NoSegment => Loser::Dropped,
+        }
+    }
+}

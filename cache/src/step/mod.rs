@@ -1,0 +1,65 @@
+//! Background work in bounded pieces. The server calls these from a thread of its own, the simulator between requests.
+
+mod clean;
+mod fate;
+mod flush;
+mod train;
+
+use flash_store::Device;
+
+pub use train::Trained;
+
+use crate::{Cache, Worker};
+
+/// Buckets of an index that one step looks at.
+const BUCKETS_A_STEP: usize = 4096;
+/// Clock buckets that one step turns.
+const SWEEP_A_STEP: usize = 256;
+/// Free segments below which the cleaner is wanted.
+const SEGMENTS_LOW: usize = log_memory::SEGMENTS_SPARE + 2;
+
+/// The background thread's part in a cache. There is one: the steps of a cache are taken by one thread at a time.
+pub struct Background {
+    pub(crate) worker: Worker,
+    pub(crate) buffer: Vec<flash_store::Page>,
+}
+
+impl Cache {
+    /// The background thread's place.
+    pub fn background(&self) -> Background {
+        Background { worker: self.worker_with(self.memory.cleaner_writer()), buffer: Vec::new() }
+    }
+
+    /// Whether free segments are so few that [`Cache::step`] should be called at once.
+    pub fn wants_cleaning(&self) -> bool {
+        self.settings.evict && self.memory.segments_free() < SEGMENTS_LOW
+    }
+
+    /// Takes the steps that are due: makes the indexes larger, frees memory, writes and recycles flash. Bounded: at most one
+    /// cleaner pass, one flash write and one recycled segment. Returns whether there is more to do at once.
+    pub fn step(&self, background: &mut Background, device: Option<&dyn Device>) -> bool {
+        self.share_memory();
+        self.grow_index();
+        let growing = {
+            let guard = background.worker.participant.enter();
+            self.memory.grow_index_step(&guard, BUCKETS_A_STEP)
+        };
+        self.account_for_victims(background);
+        if let (Some(flash), Some(device)) = (&self.flash, device) {
+            self.flush_step(flash, device, background);
+            self.recycle_step(flash, device, background);
+            self.sweep_step(flash);
+        }
+        if self.wants_cleaning() {
+            self.clean_pass(background, device);
+        }
+        growing || self.wants_cleaning()
+    }
+
+    fn account_for_victims(&self, background: &Background) {
+        for (tenant, bytes) in self.memory.take_victims() {
+            self.registry.tenant(tenant).account.charge(-(bytes as i64));
+            background.worker.hands.count(tenant, crate::Count::Evictions);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Training: collect a tenant's samples, fit, publish the model.
+
+use std::sync::atomic::Ordering;
+
+use predictor::{CLASS_MIN, train};
+
+use crate::Cache;
+
+/// Fresh samples that make a new training worth it.
+const FRESH_MIN: usize = 250;
+
+/// What one training step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trained {
+    /// This tenant has a new model.
+    Tenant(u16),
+    /// No tenant has enough fresh samples.
+    Nothing,
+}
+
+impl Cache {
+    /// Trains the model of the one tenant that has the most fresh samples, if that is enough of them. Takes up to 0.2 s; call
+    /// it from a thread that nobody waits for.
+    pub fn train_step(&self) -> Trained {
+        if self.settings.admission != predictor::Admission::Svm || self.flash.is_none() {
+            return Trained::Nothing;
+        }
+        let tick = self.clock.tick();
+        let fresh = self.judges.iter().enumerate().map(|(tenant, judge)| {
+            let mut sampler = judge.sampler.lock();
+            sampler.expire(tick);
+            (sampler.fresh(), tenant)
+        });
+        let Some((fresh, tenant)) = fresh.max() else { return Trained::Nothing };
+        if fresh < FRESH_MIN {
+            return Trained::Nothing;
+        }
+        let judge = &self.judges[tenant];
+        let samples = judge.sampler.lock().take();
+        if samples.len() < 2 * CLASS_MIN {
+            return Trained::Nothing;
+        }
+        if let Ok(model) = train(&samples) {
+            *judge.model.write() = Some(model);
+            judge.trained.fetch_add(1, Ordering::Relaxed);
+            return Trained::Tenant(tenant as u16);
+        }
+        Trained::Nothing
+    }
+}
