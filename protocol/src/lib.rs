@@ -1,1 +1,9 @@
-//! placeholder
+//! memcached's protocol without I/O: bytes to [`Request`]s, outcomes to bytes. Nothing here reads a socket or a clock, or
+//! allocates while it parses.
+
+#![forbid(unsafe_code)]
+
+mod command;
+pub mod text;
+
+pub use command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX};

@@ -1,0 +1,122 @@
+//! What clients ask for, whatever dialect they speak.
+
+/// The largest value length that a line may state, as in memcached.
+pub const VALUE_BYTES_STATED_MAX: i64 = i32::MAX as i64 - 2;
+/// Longest key.
+pub const KEY_BYTES_MAX: usize = 250;
+
+/// Whether the client waits for a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// It does.
+    Wanted,
+    /// It sent `noreply`.
+    Silent,
+}
+
+/// When a store is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreVerb {
+    /// Always.
+    Set,
+    /// If the key is unknown.
+    Add,
+    /// If it is known.
+    Replace,
+    /// Behind the value that is there.
+    Append,
+    /// Before the value that is there.
+    Prepend,
+    /// If the value is still the one with this unique.
+    Cas(u64),
+}
+
+/// A store's line; its value follows, in `bytes` bytes and a line end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Store<'b> {
+    /// When it is carried out.
+    pub verb: StoreVerb,
+    /// The key.
+    pub key: &'b [u8],
+    /// The client's opaque 32 bits.
+    pub client_flags: u32,
+    /// Expiry as the client states it.
+    pub exptime: i64,
+    /// Bytes of the value.
+    pub bytes: usize,
+    /// Whether the client waits.
+    pub reply: Reply,
+}
+
+/// Keys of a get, checked one by one as they are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keys<'b>(pub(crate) &'b [u8]);
+
+impl<'b> Iterator for Keys<'b> {
+    type Item = &'b [u8];
+
+    fn next(&mut self) -> Option<&'b [u8]> {
+        let from = self.0.iter().position(|byte| *byte != b' ')?;
+        let rest = &self.0[from..];
+        let len = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        self.0 = &rest[len..];
+        Some(&rest[..len])
+    }
+}
+
+/// One request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request<'b> {
+    /// get, gets; with `touch` gat, gats.
+    Get {
+        /// What is asked for.
+        keys: Keys<'b>,
+        /// Whether uniques are wanted.
+        with_cas: bool,
+        /// New expiry for what is found.
+        touch: Option<i64>,
+    },
+    /// set, add, replace, append, prepend, cas.
+    Store(Store<'b>),
+    /// incr, decr.
+    Arithmetic {
+        /// The key.
+        key: &'b [u8],
+        /// Up or down.
+        up: bool,
+        /// By how much.
+        delta: u64,
+        /// Whether the client waits.
+        reply: Reply,
+    },
+    /// delete.
+    Delete(&'b [u8], Reply),
+    /// touch.
+    Touch {
+        /// The key.
+        key: &'b [u8],
+        /// New expiry as the client states it.
+        exptime: i64,
+        /// Whether the client waits.
+        reply: Reply,
+    },
+    /// flush_all, after so many seconds.
+    FlushAll(i64, Reply),
+    /// verbosity.
+    Verbosity(u32, Reply),
+    /// version.
+    Version,
+    /// quit.
+    Quit,
+    /// stats with its arguments.
+    Stats(&'b [u8]),
+    /// No request: answer with this line (unless the client does not wait), and skip so many bytes behind the line.
+    Refused {
+        /// The error line, without its end.
+        line: &'static str,
+        /// Bytes to skip: the value that came with the refused line.
+        skip: usize,
+        /// Whether the client waits.
+        reply: Reply,
+    },
+}

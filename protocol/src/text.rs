@@ -1,0 +1,314 @@
+//! The classic text dialect: lines in, lines out, to the letter of memcached's doc/protocol.txt and proto_text.c (1.6.45).
+
+use crate::command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX};
+
+const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
+const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
+/// Bytes without a line end after which only a multiget may go on.
+const LINE_BYTES_MAX: usize = 2048;
+/// Longest line of a multiget.
+pub const MULTIGET_BYTES_MAX: usize = 1 << 20;
+/// Most words of a line that is no get.
+const WORDS_MAX: usize = 24;
+
+/// What the bytes received so far hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed<'b> {
+    /// No line end yet.
+    Incomplete,
+    /// No line of ours: close the connection.
+    Hopeless,
+    /// A request in the first `usize` bytes.
+    Line(Request<'b>, usize),
+}
+
+/// Parses the first line of `bytes`.
+pub fn parse(bytes: &[u8]) -> Parsed<'_> {
+    let Some(end) = memchr::memchr(b'\n', bytes) else { return unfinished(bytes) };
+    let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
+    Parsed::Line(parse_line(line), end + 1)
+}
+
+fn unfinished(bytes: &[u8]) -> Parsed<'_> {
+    if bytes.len() <= LINE_BYTES_MAX {
+        return Parsed::Incomplete;
+    }
+    let start = bytes.iter().position(|byte| *byte != b' ').unwrap_or(bytes.len());
+    let is_get = start <= 100 && [&b"get "[..], b"gets "].iter().any(|verb| bytes[start..].starts_with(verb));
+    if is_get && bytes.len() <= MULTIGET_BYTES_MAX { Parsed::Incomplete } else { Parsed::Hopeless }
+}
+
+fn refused(line: &'static str) -> Request<'static> {
+    Request::Refused { line, skip: 0, reply: Reply::Wanted }
+}
+
+fn parse_line(line: &[u8]) -> Request<'_> {
+    let mut words = Keys(line);
+    let Some(verb) = words.next() else { return refused("ERROR") };
+    let rest = words;
+    match verb {
+        b"get" => get(rest, false, None),
+        b"gets" => get(rest, true, None),
+        b"gat" => get_and_touch(rest, false),
+        b"gats" => get_and_touch(rest, true),
+        b"set" => store(rest, StoreVerb::Set),
+        b"add" => store(rest, StoreVerb::Add),
+        b"replace" => store(rest, StoreVerb::Replace),
+        b"append" => store(rest, StoreVerb::Append),
+        b"prepend" => store(rest, StoreVerb::Prepend),
+        b"cas" => store(rest, StoreVerb::Cas(0)),
+        b"incr" => arithmetic(rest, true),
+        b"decr" => arithmetic(rest, false),
+        b"delete" => delete(rest),
+        b"touch" => touch(rest),
+        b"flush_all" => flush_all(rest),
+        b"verbosity" => verbosity(rest),
+        b"version" => Request::Version,
+        b"quit" => Request::Quit,
+        b"stats" => Request::Stats(rest.0.trim_ascii()),
+        _ => refused("ERROR"),
+    }
+}
+
+/// The words of a line, in a row of fixed size, and whether the last is `noreply`.
+fn words<'b>(rest: Keys<'b>) -> ([&'b [u8]; WORDS_MAX], usize, Reply) {
+    let mut row: [&[u8]; WORDS_MAX] = [b""; WORDS_MAX];
+    let mut count = 0;
+    for word in rest.take(WORDS_MAX) {
+        row[count] = word;
+        count += 1;
+    }
+    let silent = count > 0 && row[count - 1] == b"noreply";
+    (row, count - usize::from(silent), if silent { Reply::Silent } else { Reply::Wanted })
+}
+
+fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn get(keys: Keys<'_>, with_cas: bool, touch: Option<i64>) -> Request<'_> {
+    let (mut any, mut fit) = (false, true);
+    for key in keys {
+        any = true;
+        fit &= key.len() <= KEY_BYTES_MAX;
+    }
+    match (any, fit) {
+        (false, _) => refused("ERROR"),
+        (true, false) => refused(BAD_FORMAT),
+        _ => Request::Get { keys, with_cas, touch },
+    }
+}
+
+fn get_and_touch(mut rest: Keys<'_>, with_cas: bool) -> Request<'_> {
+    let Some(exptime) = rest.next() else { return refused("ERROR") };
+    if rest.clone_is_empty() {
+        return refused("ERROR");
+    }
+    match number(exptime) {
+        Some(exptime) => get(rest, with_cas, Some(exptime)),
+        None => refused(BAD_EXPTIME),
+    }
+}
+
+impl Keys<'_> {
+    fn clone_is_empty(&self) -> bool {
+        let mut copy = *self;
+        copy.next().is_none()
+    }
+}
+
+fn store(rest: Keys<'_>, verb: StoreVerb) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    let wanted = if matches!(verb, StoreVerb::Cas(_)) { 5 } else { 4 };
+    // what follows a refused line is skipped if its length can be made out
+    let stated = number::<i64>(row[3]).filter(|bytes| (0..=VALUE_BYTES_STATED_MAX).contains(bytes));
+    let refuse = |line| Request::Refused { line, skip: stated.map_or(0, |bytes| bytes as usize + 2), reply };
+    if count < 4 {
+        return refused("ERROR");
+    }
+    let fields = (number(row[1]), number(row[2]), stated);
+    let (Some(client_flags), Some(exptime), Some(bytes)) = fields else { return refuse(BAD_FORMAT) };
+    if row[0].len() > KEY_BYTES_MAX || count != wanted {
+        return refuse(BAD_FORMAT);
+    }
+    let verb = match verb {
+        StoreVerb::Cas(_) => match number(row[4]) {
+            Some(unique) => StoreVerb::Cas(unique),
+            None => return refuse(BAD_FORMAT),
+        },
+        verb => verb,
+    };
+    Request::Store(Store { verb, key: row[0], client_flags, exptime, bytes: bytes as usize, reply })
+}
+
+fn arithmetic(rest: Keys<'_>, up: bool) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    if count < 2 {
+        return refused("ERROR");
+    }
+    if row[0].len() > KEY_BYTES_MAX {
+        return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
+    }
+    match number(row[1]) {
+        Some(delta) => Request::Arithmetic { key: row[0], up, delta, reply },
+        None => Request::Refused { line: "CLIENT_ERROR invalid numeric delta argument", skip: 0, reply },
+    }
+}
+
+fn delete(rest: Keys<'_>) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    match count {
+        0 => refused("ERROR"),
+        // a time of 0 is a relic that old clients send
+        1 | 2 if count == 1 || row[1] == b"0" => {
+            if row[0].len() > KEY_BYTES_MAX {
+                return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
+            }
+            Request::Delete(row[0], reply)
+        }
+        _ => Request::Refused {
+            line: "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]",
+            skip: 0,
+            reply,
+        },
+    }
+}
+
+fn touch(rest: Keys<'_>) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    if count < 2 {
+        return refused("ERROR");
+    }
+    if row[0].len() > KEY_BYTES_MAX {
+        return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
+    }
+    match number(row[1]) {
+        Some(exptime) => Request::Touch { key: row[0], exptime, reply },
+        None => Request::Refused { line: BAD_EXPTIME, skip: 0, reply },
+    }
+}
+
+fn flush_all(rest: Keys<'_>) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    match (count, number(row[0])) {
+        (0, _) => Request::FlushAll(0, reply),
+        (1, Some(delay)) => Request::FlushAll(delay, reply),
+        (1, None) => Request::Refused { line: BAD_EXPTIME, skip: 0, reply },
+        _ => Request::Refused { line: BAD_FORMAT, skip: 0, reply },
+    }
+}
+
+fn verbosity(rest: Keys<'_>) -> Request<'_> {
+    let (row, count, reply) = words(rest);
+    match (count, number(row[0])) {
+        (0, _) => refused("ERROR"),
+        (_, Some(level)) => Request::Verbosity(level, reply),
+        (_, None) => Request::Refused { line: BAD_FORMAT, skip: 0, reply },
+    }
+}
+
+/// Spells `VALUE key flags bytes [unique]` and the line's end.
+pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, bytes: usize, unique: Option<u64>) {
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(key);
+    out.push(b' ');
+    out.extend_from_slice(digits.format(client_flags).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(digits.format(bytes).as_bytes());
+    if let Some(unique) = unique {
+        out.push(b' ');
+        out.extend_from_slice(digits.format(unique).as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Spells a line.
+pub fn line(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Spells a number on a line of its own.
+pub fn number_line(out: &mut Vec<u8>, number: u64) {
+    line(out, itoa::Buffer::new().format(number));
+}
+
+/// Spells a line of stats.
+pub fn stat(out: &mut Vec<u8>, key: &str, value: impl std::fmt::Display) {
+    line(out, &format!("STAT {key} {value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str) -> Request<'_> {
+        match parse(line.as_bytes()) {
+            Parsed::Line(request, used) => {
+                assert_eq!(used, line.len());
+                request
+            }
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    fn error(text: &str) -> (&'static str, usize, Reply) {
+        match request(text) {
+            Request::Refused { line, skip, reply } => (line, skip, reply),
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_command_parses() {
+        let Request::Get { keys, with_cas, touch } = request("gets a  bb \r\n") else { panic!() };
+        assert_eq!((keys.collect::<Vec<_>>(), with_cas, touch), (vec![&b"a"[..], b"bb"], true, None));
+        assert!(matches!(request("gat 10 a\n"), Request::Get { touch: Some(10), with_cas: false, .. }));
+        let expected =
+            Store { verb: StoreVerb::Cas(9), key: b"k", client_flags: 1, exptime: -1, bytes: 3, reply: Reply::Silent };
+        assert_eq!(request("cas k 1 -1 3 9 noreply\r\n"), Request::Store(expected));
+        assert!(matches!(
+            request("incr k 18446744073709551615\r\n"),
+            Request::Arithmetic { delta: u64::MAX, up: true, .. }
+        ));
+        assert_eq!(request("delete k noreply\r\n"), Request::Delete(b"k", Reply::Silent));
+        assert_eq!(request("delete k 0\r\n"), Request::Delete(b"k", Reply::Wanted));
+        assert_eq!(request("flush_all 5\r\n"), Request::FlushAll(5, Reply::Wanted));
+        assert_eq!(request("stats items\r\n"), Request::Stats(b"items"));
+        assert_eq!(request("version\r\n"), Request::Version);
+    }
+
+    #[test]
+    fn errors_are_memcacheds() {
+        let long = "k".repeat(251);
+        assert_eq!(error("\r\n").0, "ERROR");
+        assert_eq!(error("bogus\r\n").0, "ERROR");
+        assert_eq!(error("get\r\n").0, "ERROR");
+        assert_eq!(error(&format!("get {long}\r\n")).0, BAD_FORMAT);
+        assert_eq!(error("set k 0 0 -1\r\n").0, BAD_FORMAT);
+        assert_eq!(error("set k abc 0 5\r\n"), (BAD_FORMAT, 7, Reply::Wanted));
+        assert_eq!(error(&format!("set {long} 0 0 5 noreply\r\n")), (BAD_FORMAT, 7, Reply::Silent));
+        assert_eq!(error("incr k x\r\n").0, "CLIENT_ERROR invalid numeric delta argument");
+        assert_eq!(error("touch k x\r\n").0, BAD_EXPTIME);
+        assert!(error("delete k 5\r\n").0.contains("Usage: delete"));
+    }
+
+    #[test]
+    fn lines_without_an_end_are_bounded() {
+        assert_eq!(parse(b"get a"), Parsed::Incomplete);
+        assert_eq!(parse(&vec![b'x'; 3000]), Parsed::Hopeless);
+        let multiget = [&b"get "[..], &vec![b'k'; 5000]].concat();
+        assert_eq!(parse(&multiget), Parsed::Incomplete);
+        assert_eq!(parse(&[&b"get "[..], &vec![b'k'; MULTIGET_BYTES_MAX]].concat()), Parsed::Hopeless);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            if let Parsed::Line(Request::Get { keys, .. }, _) = parse(&bytes) {
+                assert!(keys.count() > 0);
+            }
+        }
+    }
+}
