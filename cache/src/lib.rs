@@ -107,6 +107,19 @@ impl Hands {
     }
 }
 
+impl<'w> Turn<'w> {
+    /// The cache that it works on.
+    pub fn cache(&self) -> &'w Cache {
+        self.cache
+    }
+
+    /// Counts a get whose key was found missing by other means.
+    pub fn count_missed_get(&mut self, tenant: u16) {
+        self.hands.count(tenant, Count::Gets);
+        self.hands.count(tenant, Count::Misses);
+    }
+}
+
 /// A stretch of work during which what was looked up stays as it is. End it (drop it) before waiting for anything: memory is
 /// not reclaimed while turns are open.
 pub struct Turn<'w> {

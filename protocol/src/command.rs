@@ -52,6 +52,19 @@ pub struct Store<'b> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'b>(pub(crate) &'b [u8]);
 
+impl Keys<'_> {
+    /// The keys from byte `at` on.
+    pub fn skip_bytes(mut self, at: usize) -> Self {
+        self.0 = &self.0[at.min(self.0.len())..];
+        self
+    }
+
+    /// Bytes of `self` that `rest`, taken from it, has left behind.
+    pub fn bytes_before(&self, rest: &Self) -> usize {
+        self.0.len() - rest.0.len()
+    }
+}
+
 impl<'b> Iterator for Keys<'b> {
     type Item = &'b [u8];
 

@@ -18,9 +18,9 @@ pub enum OpenError {
     /// The file holds something else.
     #[error("{0} holds data that is not flashare's: name another file, or remove it if it is not needed")]
     Foreign(String),
-    /// It is too small to be of use.
-    #[error("{0} is too small for a flash tier: it needs {1} bytes or more")]
-    TooSmall(String, u64),
+    /// Another process has it.
+    #[error("{0} is in use by another server: give each server a file of its own")]
+    InUse(String),
     /// The file system said no.
     #[error("{0}: {1}")]
     Io(String, io::Error),
@@ -31,6 +31,8 @@ pub struct FileDevice {
     file: File,
     bytes: u64,
     direct: bool,
+    /// Keeps the lock.
+    _plain: File,
 }
 
 impl FileDevice {
@@ -42,6 +44,9 @@ impl FileDevice {
             return Err(OpenError::Directory(name));
         }
         let plain = open(path, 0).map_err(io_error)?;
+        if plain.try_lock().is_err() {
+            return Err(OpenError::InUse(name));
+        }
         let kind = plain.metadata().map_err(io_error)?;
         if kind.len() > 0 && !holds_ours(&plain).map_err(io_error)? {
             return Err(OpenError::Foreign(name));
@@ -56,9 +61,9 @@ impl FileDevice {
         });
         let (file, direct) = match direct {
             Some(file) => (file, true),
-            None => (plain, false),
+            None => (plain.try_clone().map_err(io_error)?, false),
         };
-        Ok(FileDevice { file, bytes, direct })
+        Ok(FileDevice { file, bytes, direct, _plain: plain })
     }
 
     /// Whether reads and writes go past the page cache.

@@ -1,0 +1,275 @@
+//! The main path as a sentence: a request, its tenant, the cache's answer, its spelling.
+
+use cache::{Cache, Counted, Delta, Lookup, Mode, Needs, Stored, Touched, Turn};
+use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
+
+use crate::VERSION;
+use crate::session::Connection;
+use crate::stats;
+
+/// Expiries up to this many seconds are from now on; larger ones are absolute.
+const RELATIVE_SECS_MAX: i64 = 60 * 60 * 24 * 30;
+/// What an object takes besides key and value, as far as `-I` is concerned.
+const ITEM_OVERHEAD_BYTES: usize = 56;
+
+/// What became of a request.
+pub(crate) enum Served {
+    /// It is answered, or needs no answer.
+    Done,
+    /// It is answered; skip so many bytes behind it.
+    Skip(usize),
+    /// The client is done.
+    Close,
+    /// A get was answered as far as this byte of its keys.
+    Part(usize, Short),
+    /// A change waits.
+    Needs(Needs),
+}
+
+/// Why a get was answered in part only.
+pub(crate) enum Short {
+    /// There is enough output to send first.
+    Output,
+    /// There is no memory for more output.
+    Memory,
+}
+
+/// Whether an object with this line fits `-I`.
+pub(crate) fn fits(cache: &Cache, store: &Store<'_>) -> bool {
+    store.key.len() + store.bytes + ITEM_OVERHEAD_BYTES <= cache.settings().item_bytes_max
+}
+
+/// Refuses a value that does not fit. A set that fails so must not leave the old value behind, as in memcached.
+pub(crate) fn refuse_too_large(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>) {
+    if store.verb == StoreVerb::Set {
+        turn.delete(connection.tenant_of(turn.cache(), store.key), store.key);
+    }
+    connection.reply(store.reply, "SERVER_ERROR object too large for cache");
+}
+
+/// Serves anything but a store.
+pub(crate) fn request(
+    cache: &Cache,
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    request: &Request<'_>,
+) -> Served {
+    match *request {
+        Request::Get { keys, with_cas, touch: None } => get(cache, turn, connection, keys, with_cas),
+        Request::Get { keys, with_cas, touch: Some(exptime) } => {
+            get_and_touch(cache, turn, connection, keys, with_cas, exptime)
+        }
+        Request::Arithmetic { key, up, delta, reply } => arithmetic(turn, connection, key, up, delta, reply),
+        Request::Delete(key, reply) => {
+            let found = turn.delete(connection.tenant_of(cache, key), key);
+            connection.reply(reply, if found { "DELETED" } else { "NOT_FOUND" });
+            Served::Done
+        }
+        Request::Touch { key, exptime, reply } => {
+            let expiry = absolute(exptime, cache.now());
+            match turn.touch(connection.tenant_of(cache, key), key, expiry) {
+                Ok(Touched::Yes) => connection.reply(reply, "TOUCHED"),
+                Ok(Touched::Unknown) => connection.reply(reply, "NOT_FOUND"),
+                Err(needs) => return Served::Needs(needs),
+            }
+            Served::Done
+        }
+        Request::FlushAll(delay, reply) => {
+            let at = (delay > 0).then(|| absolute(delay, cache.now()));
+            turn.flush_all(connection.tenant, at);
+            connection.reply(reply, "OK");
+            Served::Done
+        }
+        Request::Verbosity(level, reply) => {
+            connection.server().set_verbosity(level);
+            connection.reply(reply, "OK");
+            Served::Done
+        }
+        Request::Version => {
+            connection.reply(Reply::Wanted, &format!("VERSION {VERSION}"));
+            Served::Done
+        }
+        Request::Stats(arguments) => {
+            let server = std::sync::Arc::clone(connection.server());
+            stats::spell(&server, cache, arguments, connection.out());
+            Served::Done
+        }
+        Request::Quit => Served::Close,
+        Request::Refused { line, skip, reply } => {
+            connection.reply(reply, line);
+            Served::Skip(skip)
+        }
+        Request::Store(_) => unreachable!("stores come with their value, by another way"),
+    }
+}
+
+fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Keys<'_>, with_cas: bool) -> Served {
+    let start = connection.answered();
+    let mut rest = keys.skip_bytes(start);
+    loop {
+        let at = keys.bytes_before(&rest);
+        let Some(key) = rest.next() else { break };
+        if at > start && !connection.has_room_for_output() {
+            return Served::Part(at, Short::Output);
+        }
+        let tenant = connection.tenant_of(cache, key);
+        let written = match turn.get(tenant, key) {
+            Lookup::Miss => true,
+            Lookup::Hit(object) => {
+                let held = connection.hold_output(cache, object.value_bytes());
+                if held {
+                    let out = connection.out();
+                    let unique = with_cas.then(|| object.version());
+                    text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
+                    object.value().for_each(|piece| out.extend_from_slice(piece));
+                    out.extend_from_slice(b"\r\n");
+                }
+                held
+            }
+            Lookup::FlashHit(object) => {
+                let held = connection.hold_output(cache, object.value.len());
+                if held {
+                    let out = connection.out();
+                    text::value_header(
+                        out,
+                        key,
+                        object.client_flags,
+                        object.value.len(),
+                        with_cas.then_some(object.version),
+                    );
+                    out.extend_from_slice(&object.value);
+                    out.extend_from_slice(b"\r\n");
+                }
+                held
+            }
+            Lookup::Flash(read) => {
+                let held = connection.hold_output(cache, read.pages() * cache::PAGE_BYTES);
+                if held {
+                    connection.leave_hole(read, with_cas);
+                }
+                held
+            }
+        };
+        if !written {
+            return Served::Part(at, Short::Memory);
+        }
+    }
+    text::line(connection.out(), "END");
+    Served::Done
+}
+
+/// gat and gats: what is on flash comes to DRAM first, then the whole request is answered at once.
+fn get_and_touch(
+    cache: &Cache,
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    keys: Keys<'_>,
+    with_cas: bool,
+    exptime: i64,
+) -> Served {
+    let expiry = absolute(exptime, cache.now());
+    let mut found = Vec::new();
+    for key in keys {
+        let tenant = connection.tenant_of(cache, key);
+        match turn.touch(tenant, key, expiry) {
+            Err(needs) => return Served::Needs(needs),
+            Ok(Touched::Unknown) => turn.count_missed_get(tenant),
+            Ok(Touched::Yes) => found.push((tenant, key)),
+        }
+    }
+    let start = connection.out().len();
+    for (tenant, key) in found {
+        if let Lookup::Hit(object) = turn.get(tenant, key) {
+            if !connection.hold_output(cache, object.value_bytes()) {
+                connection.out().truncate(start);
+                return Served::Needs(Needs::Room);
+            }
+            let out = connection.out();
+            let unique = with_cas.then(|| object.version());
+            text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
+            object.value().for_each(|piece| out.extend_from_slice(piece));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    text::line(connection.out(), "END");
+    Served::Done
+}
+
+/// Serves a store whose value has arrived.
+pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>, value: &[u8]) -> Served {
+    let cache = turn.cache();
+    let mode = match store.verb {
+        StoreVerb::Set => Mode::Set,
+        StoreVerb::Add => Mode::Add,
+        StoreVerb::Replace => Mode::Replace,
+        StoreVerb::Append => Mode::Append,
+        StoreVerb::Prepend => Mode::Prepend,
+        StoreVerb::Cas(unique) => Mode::Cas(unique),
+    };
+    let tenant = connection.tenant_of(cache, store.key);
+    let expiry = absolute(store.exptime, cache.now());
+    let line = match turn.store(tenant, store.key, mode, store.client_flags, expiry, value) {
+        Ok(Stored::Yes(_)) => "STORED",
+        Ok(Stored::No) => "NOT_STORED",
+        Ok(Stored::Changed) => "EXISTS",
+        Ok(Stored::Unknown) => "NOT_FOUND",
+        Ok(Stored::TooLarge) => "SERVER_ERROR object too large for cache",
+        Err(Needs::Room) if !cache.settings().evict => "SERVER_ERROR out of memory storing object",
+        Err(needs) => return Served::Needs(needs),
+    };
+    connection.reply(store.reply, line);
+    Served::Done
+}
+
+fn arithmetic(
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    key: &[u8],
+    up: bool,
+    delta: u64,
+    reply: Reply,
+) -> Served {
+    let cache = turn.cache();
+    let delta = if up { Delta::Increment(delta) } else { Delta::Decrement(delta) };
+    match turn.arithmetic(connection.tenant_of(cache, key), key, delta) {
+        Ok(Counted::Is(number, _)) if reply == Reply::Wanted => text::number_line(connection.out(), number),
+        Ok(Counted::Is(..)) => {}
+        Ok(Counted::NotANumber) => {
+            connection.reply(reply, "CLIENT_ERROR cannot increment or decrement non-numeric value");
+        }
+        Ok(Counted::Unknown) => connection.reply(reply, "NOT_FOUND"),
+        Err(needs) => return Served::Needs(needs),
+    }
+    Served::Done
+}
+
+/// The absolute second of an expiry as clients state it: 0 is never, up to 30 days is from now on, negative is gone already.
+fn absolute(exptime: i64, now: u32) -> u32 {
+    match exptime {
+        0 => 0,
+        ..0 => 1,
+        1..=RELATIVE_SECS_MAX => now.saturating_add(exptime as u32),
+        _ => u32::try_from(exptime).unwrap_or(u32::MAX),
+    }
+}
+
+impl Connection {
+    /// Whose key it is: the port's tenant's, or whoever's prefix it has.
+    fn tenant_of(&self, cache: &Cache, key: &[u8]) -> u16 {
+        self.tenant.unwrap_or_else(|| cache.tenant_of(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiries_are_read_as_memcached_does() {
+        assert_eq!(absolute(0, 1000), 0);
+        assert_eq!(absolute(-1, 1000), 1);
+        assert_eq!(absolute(60, 1000), 1060);
+        assert_eq!(absolute(RELATIVE_SECS_MAX, 1000), 1000 + 2_592_000);
+        assert_eq!(absolute(RELATIVE_SECS_MAX + 1, 1000), 2_592_001);
+    }
+}
