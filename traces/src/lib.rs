@@ -1,1 +1,25 @@
-//! placeholder
+//! Traces: read, written, made, described, and run: through the engine in process, or against a server over the network.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+mod event;
+mod figures;
+pub mod format;
+mod progress;
+mod replay;
+mod simulate;
+mod stat;
+mod synth;
+mod values;
+mod wire;
+
+pub use convert::Convert;
+pub use event::{Event, Op, wire_key};
+pub use figures::{Figures, Latency, Report};
+pub use replay::Replay;
+pub use simulate::{Simulate, equal_tenants};
+pub use stat::{Shape, Stat, measure};
+pub use synth::{Synth, TenantLaw};
+pub use values::{KeyId, Values, Verdict, key_id};
+pub use wire::Client;

@@ -1,0 +1,40 @@
+//! `flashare-trace`: tools for cache traces.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use traces::{Convert, Replay, Simulate, Stat, Synth};
+
+/// Describe, make and run cache traces.
+#[derive(Parser)]
+#[command(name = "flashare-trace", version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Stat(Stat),
+    Convert(Convert),
+    Synth(Synth),
+    Simulate(Simulate),
+    Replay(Replay),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse().verb {
+        Verb::Stat(stat) => stat.run(),
+        Verb::Convert(convert) => convert.run(),
+        Verb::Synth(synth) => synth.run(),
+        Verb::Simulate(simulate) => simulate.run().map(drop),
+        Verb::Replay(replay) => replay.run().map(drop),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flashare-trace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
