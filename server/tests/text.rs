@@ -1,0 +1,163 @@
+//! The classic text protocol over real sockets, to the letter.
+
+mod common;
+
+use common::Server;
+
+#[test]
+fn every_command_answers_as_memcached_does() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    let long = "k".repeat(251);
+    for (request, answer) in [
+        ("set a 5 0 3\r\nabc\r\n", "STORED\r\n"),
+        ("get a\r\n", "VALUE a 5 3\r\nabc\r\nEND\r\n"),
+        ("get a missing a\r\n", "VALUE a 5 3\r\nabc\r\nVALUE a 5 3\r\nabc\r\nEND\r\n"),
+        ("add a 0 0 1\r\nx\r\n", "NOT_STORED\r\n"),
+        ("replace b 0 0 1\r\nx\r\n", "NOT_STORED\r\n"),
+        ("append a 9 9 2\r\nde\r\n", "STORED\r\n"),
+        ("prepend a 9 9 1\r\n_\r\n", "STORED\r\n"),
+        ("get a\r\n", "VALUE a 5 6\r\n_abcde\r\nEND\r\n"),
+        ("append b 0 0 1\r\nx\r\n", "NOT_STORED\r\n"),
+        ("cas b 0 0 1 5\r\nx\r\n", "NOT_FOUND\r\n"),
+        ("cas a 0 0 1 999999\r\nx\r\n", "EXISTS\r\n"),
+        ("set n 0 0 2\r\n10\r\n", "STORED\r\n"),
+        ("incr n 5\r\n", "15\r\n"),
+        ("decr n 10\r\n", "5\r\n"),
+        ("get n\r\n", "VALUE n 0 2\r\n5 \r\nEND\r\n"),
+        ("decr n 100\r\n", "0\r\n"),
+        ("incr n 18446744073709551615\r\n", "18446744073709551615\r\n"),
+        ("incr n 2\r\n", "1\r\n"),
+        ("incr missing 1\r\n", "NOT_FOUND\r\n"),
+        ("incr a 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
+        ("incr n x\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n"),
+        ("touch a 100\r\n", "TOUCHED\r\n"),
+        ("touch missing 100\r\n", "NOT_FOUND\r\n"),
+        ("gat 100 a missing\r\n", "VALUE a 5 6\r\n_abcde\r\nEND\r\n"),
+        ("delete a\r\n", "DELETED\r\n"),
+        ("delete a\r\n", "NOT_FOUND\r\n"),
+        ("set neg 0 -1 1\r\nx\r\nget neg\r\n", "STORED\r\nEND\r\n"),
+        ("verbosity 1\r\n", "OK\r\n"),
+        ("nonsense\r\n", "ERROR\r\n"),
+        ("set k 0 0 -5\r\n", "CLIENT_ERROR bad command line format\r\n"),
+        ("set k 0 0 3\r\nabcdef\r\n", "CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
+        ("flush_all\r\nget n\r\n", "OK\r\nEND\r\n"),
+    ] {
+        client.expect(request, answer);
+    }
+    client.expect(&format!("get {long}\r\n"), "CLIENT_ERROR bad command line format\r\n");
+    client.expect(
+        &format!("set {long} 0 0 2\r\nhi\r\nversion\r\n"),
+        &format!("CLIENT_ERROR bad command line format\r\nVERSION {}\r\n", server::VERSION),
+    );
+    client.send(b"quit\r\n");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn cas_takes_the_unique_that_gets_gave() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    client.expect("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    client.send(b"gets a\r\n");
+    let text = client.read_until("END\r\n");
+    let unique = text.lines().next().unwrap().rsplit(' ').next().unwrap().to_owned();
+    client.expect(&format!("cas a 0 0 1 {unique}\r\ny\r\n"), "STORED\r\n");
+    client.expect(&format!("cas a 0 0 1 {unique}\r\nz\r\n"), "EXISTS\r\n");
+}
+
+#[test]
+fn a_noreply_error_stays_silent() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    let long = "k".repeat(251);
+    client.send(b"set a 0 0 1 noreply\r\nx\r\nadd a 0 0 1 noreply\r\ny\r\nincr a x noreply\r\ndelete none noreply\r\n");
+    client.send(format!("set {long} 0 0 1 noreply\r\nx\r\ntouch a 5 noreply\r\nflush_all 100 noreply\r\n").as_bytes());
+    client.expect("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn pipelines_and_fragments_are_served_in_order() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    let mut requests = String::new();
+    let mut answers = String::new();
+    for n in 0..2000 {
+        requests += &format!("set k{n} 0 0 5\r\n{n:05}\r\nget k{n}\r\n");
+        answers += &format!("STORED\r\nVALUE k{n} 0 5\r\n{n:05}\r\nEND\r\n");
+    }
+    let mut sender = client.stream.try_clone().unwrap();
+    let thread = std::thread::spawn(move || {
+        for piece in requests.as_bytes().chunks(977) {
+            std::io::Write::write_all(&mut sender, piece).unwrap();
+        }
+    });
+    client.expect_answer(answers.as_bytes());
+    thread.join().unwrap();
+}
+
+#[test]
+fn values_up_to_the_limit_are_kept_and_larger_ones_refused() {
+    let server = Server::start(0, &["-m", "64", "-I", "8m"]);
+    let mut client = server.client();
+    for size in [100_000, 1_000_000, 7_000_000] {
+        let value: String = (0..size).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
+        client.expect(&format!("set big 0 0 {size}\r\n{value}\r\n"), "STORED\r\n");
+        client.expect("get big\r\n", &format!("VALUE big 0 {size}\r\n{value}\r\nEND\r\n"));
+    }
+    let size = 9_000_000;
+    let refused = format!("set big 0 0 {size}\r\n{}\r\n", "x".repeat(size));
+    client.expect(&refused, "SERVER_ERROR object too large for cache\r\n");
+    client.expect("get big\r\n", "END\r\n"); // the old value must not outlive a failed set
+}
+
+#[test]
+fn time_to_live_and_delayed_flush_take_effect() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    client.expect("set short 0 1 1\r\nx\r\nset long 0 100 1\r\ny\r\n", "STORED\r\nSTORED\r\n");
+    client.expect("flush_all 3\r\n", "OK\r\n");
+    let began = std::time::Instant::now();
+    let mut gone = [None, None];
+    while gone.iter().any(Option::is_none) {
+        assert!(began.elapsed().as_secs() < 15, "{gone:?}");
+        for (n, key) in ["short", "long"].iter().enumerate() {
+            client.send(format!("get {key}\r\n").as_bytes());
+            if client.read_until("END\r\n") == "END\r\n" {
+                gone[n].get_or_insert(began.elapsed().as_millis());
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(gone[0] < gone[1], "the expiry comes before the flush");
+}
+
+#[test]
+fn stats_speak_memcacheds_names() {
+    let server = Server::start(0, &[]);
+    let mut client = server.client();
+    client.expect("set a 0 0 1\r\nx\r\nget a\r\nget b\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\nEND\r\n");
+    let stats = client.stats("");
+    for (key, value) in
+        [("cmd_get", "2"), ("get_hits", "1"), ("get_misses", "1"), ("cmd_set", "1"), ("curr_items", "1")]
+    {
+        assert_eq!(stats[key], value, "{key}");
+    }
+    for key in [
+        "pid",
+        "uptime",
+        "version",
+        "rusage_user",
+        "curr_connections",
+        "limit_maxbytes",
+        "bytes",
+        "threads",
+        "evictions",
+    ] {
+        assert!(stats.contains_key(key), "{key}");
+    }
+    assert_eq!(client.stats("settings")["maxbytes"], (64 << 20).to_string());
+    assert_eq!(client.stats("tenants")["default:get_hits"], "1");
+    client.expect("stats reset\r\n", "RESET\r\n");
+    assert_eq!(client.stats("")["cmd_get"], "0");
+}
