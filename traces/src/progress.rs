@@ -6,11 +6,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 const EVERY: u64 = 4096;
 
 /// How far a run is.
-pub struct Progress(ProgressBar);
+pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
     /// A bar towards `total`, or a counter if that is unknown.
-    pub fn new(total: Option<u64>) -> Progress {
+    pub(crate) fn new(total: Option<u64>) -> Progress {
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         let template = match total {
             Some(_) => "{wide_bar} {human_pos}/{human_len} {per_sec} {eta}",
@@ -21,14 +21,14 @@ impl Progress {
     }
 
     /// So many requests are done.
-    pub fn at(&self, requests: u64) {
+    pub(crate) fn at(&self, requests: u64) {
         if requests.is_multiple_of(EVERY) {
             self.0.set_position(requests);
         }
     }
 
     /// All are done.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

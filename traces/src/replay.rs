@@ -98,7 +98,8 @@ impl Replay {
                 lanes.push((to, threads.spawn(move || connection.run(&from))));
             }
             let (senders, lanes): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
-            let dealt = self.deal(&mut reader, senders);
+            let dealt = self.deal(&mut reader, &senders);
+            drop(senders);
             let mut tally = Tally::default();
             let mut latency = Histogram::<u64>::new(3).expect("three digits are possible");
             for lane in lanes {
@@ -120,7 +121,7 @@ impl Replay {
     }
 
     /// Reads the trace and deals each request to its key's connection.
-    fn deal(&self, reader: &mut Reader, lanes: Vec<SyncSender<Vec<Request>>>) -> Result<()> {
+    fn deal(&self, reader: &mut Reader, lanes: &[SyncSender<Vec<Request>>]) -> Result<()> {
         let progress = Progress::new(self.limit);
         let mut chunks: Vec<Vec<Request>> = lanes.iter().map(|_| Vec::with_capacity(CHUNK)).collect();
         let mut key = Vec::new();

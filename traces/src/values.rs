@@ -60,6 +60,7 @@ impl Values {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator is handed over")]
     /// Judges a value, given in pieces, that should be `version` of its key.
     pub fn judge<'a>(&mut self, key: KeyId, version: u64, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> Verdict {
         let size = pieces.clone().map(<[u8]>::len).sum();

@@ -97,6 +97,7 @@ impl Rig {
         panic!("a change never got what it needs");
     }
 
+    #[allow(clippy::too_many_arguments, reason = "a store has as many parts")]
     pub fn store(
         &self,
         worker: &mut Worker,

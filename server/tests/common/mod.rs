@@ -90,7 +90,10 @@ impl Client {
 
     /// Whether the server has closed the connection.
     pub fn is_closed(&mut self) -> bool {
-        let mut rest = Vec::new();
-        matches!(self.stream.read_to_end(&mut rest), Ok(_)) || rest.is_empty()
+        match self.stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => true,
+            // what the client had sent and the server did not read makes a reset of the close
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 }

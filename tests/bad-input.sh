@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Bad flags, files and traces: one clear sentence and a non-zero exit, or DRAM only where serving goes on.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bin=target/release
+cargo build --release --locked --quiet --bin flashare --bin flashare-trace || exit 1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+passed=0 failed=0
+# expect PATTERN COMMAND...: the command fails at once, and says something that matches
+expect() {
+    local pattern=$1 out status
+    shift
+    out=$(timeout 20 "$@" 2>&1 < /dev/null)
+    status=$?
+    if [ $status -ne 0 ] && [ $status -ne 124 ] && grep -qE "$pattern" <<< "$out"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        printf 'FAILED: %s\n  status %s, said: %s\n  expected: %s\n' "$*" "$status" "$out" "$pattern"
+    fi
+}
+server=("$bin/flashare" -p 0)
+printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreservd = "1MiB"\n' > "$scratch/unknown.toml"
+printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreserved = "100MiB"\n' > "$scratch/large.toml"
+printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300) > "$scratch/foreign"
+printf '0.1,k,1,2,t,get,0\n0.2,k,one,2,t,get,0\n' > "$scratch/bad.csv"
+expect "unexpected argument '--bogus'" "${server[@]}" --bogus
+expect "line 4" "${server[@]}" --config "$scratch/unknown.toml"
+expect "reservations add up to .* more than the memory" "${server[@]}" --no-flash -m 64 --config "$scratch/large.toml"
+expect "No such file" "${server[@]}" --config "$scratch/missing.toml"
+expect "is a directory" "${server[@]}" --flash "$scratch:64MiB"
+expect "holds data that is not flashare's" "${server[@]}" --flash "$scratch/foreign:64MiB"
+expect "write PATH:SIZE" "${server[@]}" --flash "$scratch/x"
+expect "is no unit" "${server[@]}" --flash "$scratch/x:5parsecs"
+expect "at most half of -m" "${server[@]}" -m 4 -I 128m
+expect "cannot listen" "${server[@]}" --no-flash -l 203.0.113.1
+expect "bad.csv, line 2.*key_size.*expected a number of bytes" "$bin/flashare-trace" stat "$scratch/bad.csv"
+expect "bad.csv, line 2" "$bin/flashare-trace" simulate "$scratch/bad.csv" --dram 8MiB
+expect "connecting to 127.0.0.1:1" "$bin/flashare-trace" replay "$scratch/bad.csv" --server 127.0.0.1:1
+cmp -s "$scratch/foreign" <(printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300)) || { failed=$((failed + 1)); echo "FAILED: the foreign file was changed"; }
+# a state folder that cannot be written: DRAM only, and a line that says how to enable flash
+touch "$scratch/not-a-folder"
+"${server[@]}" --state-dir "$scratch/not-a-folder" > "$scratch/log" 2>&1 &
+pid=$!
+for _ in $(seq 50); do grep -q "serves on" "$scratch/log" && break; sleep 0.1; done
+kill $pid && wait $pid
+if grep -q "serving from DRAM only.*--flash PATH:SIZE" "$scratch/log"; then passed=$((passed + 1)); else failed=$((failed + 1)); cat "$scratch/log"; fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
