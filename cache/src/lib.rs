@@ -22,12 +22,12 @@ mod step;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use flash_store::{FlashShape, FlashStore, LedgerFigures, segment_bytes_for};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer, mix};
 use parking_lot::{Mutex, RwLock};
-use predictor::{Model, Observation, Sampler};
+use predictor::{History, Model, Observation, Sampler};
 use tenants::{Registry, ShadowQueue};
 
 use clock::Clock;
@@ -46,10 +46,11 @@ pub use write::{Arithmetic, Counted, Delta, Mode, Needs, Stored, Touched};
 
 /// Accesses that a worker counts before it reports them to the clock.
 const ACCESSES_A_REPORT: u32 = 16;
-/// Horizon of a label before any flash segment has been recycled, in ticks.
-const HORIZON_TICKS_DEFAULT: u32 = 2_000;
-/// Slots that remember which missed keys were shadow hits, until they are stored.
-const RETURNED_SLOTS: usize = 4096;
+/// Horizon of a label before any flash segment has been recycled, in ticks for each part that flash is of DRAM: what objects
+/// stay when a quarter of what leaves DRAM is admitted.
+const HORIZON_TICKS_A_DRAM: u64 = 1_000;
+/// Part of the memory that remembers keys that left: 3 %.
+const HISTORY_PART: usize = 32;
 
 /// What the predictor keeps of a tenant.
 struct Judge {
@@ -73,9 +74,11 @@ pub struct Cache {
     flush_due: Box<[AtomicU32]>,
     holders: Memory,
     sample_mask: u64,
+    /// Segments that a large object found missing, besides the usual.
+    room_wanted: AtomicUsize,
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
-    returned: Box<[AtomicU32]>,
+    history: Option<History>,
     workers: Mutex<Vec<Arc<[Counters]>>>,
 }
 
@@ -138,15 +141,20 @@ impl Cache {
         let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
         let registry = Registry::new(settings.tenants.clone(), settings.memory_bytes as i64, shadow_worth)?;
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
+        let history = flash.as_ref().map(|_| History::new(settings.memory_bytes / HISTORY_PART));
         let watched_max = (settings.memory_bytes / 32 / tenants / 144).clamp(64, 1024);
         let fixed = registry.tenants().len()
-            * (ShadowQueue::memory_bytes(shadow_worth) as usize + Sampler::bytes_max(watched_max));
+            * (ShadowQueue::memory_bytes(shadow_worth) as usize + Sampler::bytes_max(watched_max))
+            + history.as_ref().map_or(0, History::bytes);
+        let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
+        let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
+        let horizon = horizon as u32;
         let shape = Shape::for_memory(settings.memory_bytes);
         let memory = LogMemory::new(shape, KeyHasher::new(mix(settings.seed)))?;
         let count = registry.tenants().len();
         let sample_bits = (settings.memory_bytes / 512 / 4096).max(1).ilog2();
         let new_judge = |_| Judge {
-            sampler: Mutex::new(Sampler::new(HORIZON_TICKS_DEFAULT, settings.flashy_above_reads, watched_max)),
+            sampler: Mutex::new(Sampler::new(horizon, settings.flashy_above_reads, watched_max)),
             model: RwLock::new(None),
             trained: AtomicU32::new(0),
         };
@@ -160,9 +168,10 @@ impl Cache {
             flushed: (0..count).map(|_| AtomicU64::new(0)).collect(),
             flush_due: (0..count).map(|_| AtomicU32::new(0)).collect(),
             holders: Memory::new(settings.memory_bytes, fixed),
+            room_wanted: AtomicUsize::new(0),
             sample_mask: (1 << sample_bits) - 1,
-            horizon: AtomicU32::new(HORIZON_TICKS_DEFAULT),
-            returned: (0..RETURNED_SLOTS).map(|_| AtomicU32::new(0)).collect(),
+            horizon: AtomicU32::new(horizon),
+            history,
             workers: Mutex::default(),
             settings,
         };

@@ -5,8 +5,7 @@ use log_memory::Object;
 
 use crate::counters::Count;
 use crate::intent::{Completed, FlashObject, FlashRead};
-use crate::{ACCESSES_A_REPORT, Cache, Hands, RETURNED_SLOTS, Turn};
-use std::sync::atomic::Ordering;
+use crate::{ACCESSES_A_REPORT, Cache, Hands, Turn};
 
 /// What a lookup found.
 pub enum Lookup<'t> {
@@ -128,7 +127,6 @@ impl Cache {
         }
         if self.registry.tenant(tenant).shadow.take(hash) {
             hands.count(tenant, Count::ShadowHits);
-            self.returned[hash as usize % RETURNED_SLOTS].store((hash >> 32) as u32, Ordering::Relaxed);
             let dice = hands.roll();
             self.registry.shadow_hit(tenant, dice);
         }

@@ -11,7 +11,7 @@ use log_memory::{Access, KeyLock, NewObject, Object};
 
 use crate::counters::Count;
 use crate::intent::FlashRead;
-use crate::{Cache, Hands, RETURNED_SLOTS, Turn};
+use crate::{Cache, Hands, Turn};
 
 /// When a store is carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -262,7 +262,7 @@ impl Turn<'_> {
         };
         if cache.is_dead(read.tenant, record.head.version, record.head.expiry).is_none() {
             let object = cache.object_of(&record);
-            let at = cache.memory.append(&mut hands.writer, read.hash, &object).map_err(|_| Needs::Room)?;
+            let at = cache.append(hands, read.hash, &object)?;
             cache.publish(guard, &lock, at, None);
         }
         flash.hide(read.hash, read.tenant, &read.key);
@@ -346,7 +346,7 @@ impl Cache {
             history: old.map_or_else(|| self.history_of(hash), |old| old.history()),
             rescued: false,
         };
-        let at = self.memory.append(&mut hands.writer, hash, &object).map_err(|_| Needs::Room)?;
+        let at = self.append(hands, hash, &object)?;
         self.publish(guard, lock, at, old);
         if let Some(flash) = &self.flash {
             flash.hide(hash, tenant, writing.key);
@@ -358,6 +358,15 @@ impl Cache {
         hands.count(tenant, Count::Stored);
         hands.count_by(tenant, Count::StoredBytes, bytes as u64);
         Ok(version)
+    }
+
+    /// Appends an object, or tells the cleaner how much room it takes.
+    fn append(&self, hands: &mut Hands, hash: u64, object: &NewObject<'_>) -> Result<log_memory::Location, Needs> {
+        self.memory.append(&mut hands.writer, hash, object).map_err(|_| {
+            let segments = object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1;
+            self.room_wanted.fetch_max(segments, Ordering::Relaxed);
+            Needs::Room
+        })
     }
 
     /// What is published for a key in DRAM, dead or alive.
@@ -406,11 +415,16 @@ impl Cache {
         self.flushed[usize::from(tenant)].fetch_max(version, Ordering::Relaxed);
     }
 
-    /// What is remembered of a key that is stored anew: 1 if its last miss was a shadow hit.
+    /// What is remembered of a key that is stored anew: how often it has left.
     fn history_of(&self, hash: u64) -> u8 {
-        let slot = &self.returned[hash as usize % RETURNED_SLOTS];
-        let wanted = (hash >> 32) as u32;
-        u8::from(slot.load(Ordering::Relaxed) == wanted && slot.swap(0, Ordering::Relaxed) == wanted)
+        self.history.as_ref().map_or(0, |history| history.times(hash))
+    }
+
+    /// Remembers a key whose object leaves the cache.
+    pub(crate) fn remember(&self, hash: u64, before: u8) {
+        if let Some(history) = &self.history {
+            history.left(hash, before, log_memory::mix(hash ^ u64::from(self.clock.tick())));
+        }
     }
 
     /// The DRAM object that a flash record becomes: a new arrival that has proved itself once.
@@ -425,7 +439,7 @@ impl Cache {
             version: record.head.version,
             birth: tick,
             access: Access { last: tick, updates: record.head.updates, ..Access::default() },
-            history: (record.head.history + 2).min(7),
+            history: record.head.history,
             rescued: true,
         }
     }

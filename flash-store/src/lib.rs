@@ -40,7 +40,7 @@ use segment::{Lives, Meta, OpenSegment};
 pub const PAGE_BYTES: usize = 4096;
 /// Clock of a record when it is placed: it survives one sweep without a hit.
 const CLOCK_PLACED: u32 = 2;
-/// A segment is sealed when this share of it (in percent) is filled, or when enough records found no place.
+/// A segment is sealed when this share of it (in percent) is filled, or when as many bytes as it holds found no place.
 const SEAL_AT_PERCENT: usize = 98;
 
 /// One page, aligned for direct I/O.
@@ -378,9 +378,10 @@ impl FlashStore {
     pub fn wants_to_seal(&self) -> bool {
         let lives = self.lives.lock();
         let bytes = self.segment_bytes();
-        lives.open.as_ref().is_some_and(|open| {
-            open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes / 4
-        })
+        lives
+            .open
+            .as_ref()
+            .is_some_and(|open| open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes)
     }
 
     /// Seals the open segment. It stays readable from DRAM until [`FlashStore::written`] is called.

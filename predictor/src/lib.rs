@@ -11,12 +11,14 @@
 
 mod admission;
 mod features;
+mod history;
 mod model;
 mod sample;
 mod train;
 
 pub use admission::{Admission, default_filter};
 pub use features::{FEATURES, Features, Observation};
+pub use history::{COUNT_MAX, History};
 pub use model::Model;
 pub use sample::Sampler;
 pub use train::{CLASS_MIN, NoModel, SAMPLES_MAX, accuracy, train};

@@ -11,8 +11,8 @@ use ndarray::{Array1, Array2};
 use crate::features::{FEATURES, Features};
 use crate::model::Model;
 
-/// Most samples that one training takes: 2,000 train in about 0.2 s.
-pub const SAMPLES_MAX: usize = 2_000;
+/// Most samples that one training takes. The solver holds a kernel matrix of their square: 8 MB at a thousand.
+pub const SAMPLES_MAX: usize = 1_000;
 /// Fewest samples of either class that make a model.
 pub const CLASS_MIN: usize = 20;
 

@@ -28,9 +28,12 @@ pub struct Synth {
     /// Requests a second of trace time
     #[arg(long, value_name = "N", default_value_t = 1_000.0)]
     pub rate: f64,
-    /// A tenant: NAME[,share=1][,objects=20000][,alpha=0.9][,size=300][,sigma=0.8][,sets=0.05][,deletes=0][,one-hit=0.1][,key=24][,ttl=0][,drift=0];
-    /// repeat for several [default: three tenants of different kinds]
-    #[arg(long = "tenant", value_name = "SPEC")]
+    /// Tenants, one an option.
+    #[arg(
+        long = "tenant",
+        value_name = "SPEC",
+        help = "A tenant: NAME[,share=1][,objects=20000][,alpha=0.9][,size=300][,sigma=0.8][,sets=0.05][,deletes=0][,one-hit=0.1][,key=24][,ttl=0][,drift=0]; repeat for several [default: three tenants of different kinds]"
+    )]
     pub tenants: Vec<TenantLaw>,
 }
 

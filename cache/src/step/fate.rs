@@ -63,6 +63,7 @@ impl Cache {
         if loser == Loser::Dropped {
             hands.count(tenant, Count::Evictions);
             self.registry.tenant(tenant).shadow.lost(part.hash, object.charged_bytes() as u64);
+            self.remember(part.hash, object.history());
         }
         if loser != Loser::Kept {
             self.hide(&lock, object);

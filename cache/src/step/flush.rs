@@ -64,6 +64,7 @@ impl Cache {
         flash.hide_place(place);
         worker.hands.count(tenant, Count::Evictions);
         self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
+        self.remember(hash, record.head.history);
     }
 
     /// Keeps the live share of flash within its bound, once flash is in full use.

@@ -5,6 +5,8 @@ mod fate;
 mod flush;
 mod train;
 
+use std::sync::atomic::Ordering;
+
 use flash_store::Device;
 
 pub use train::Trained;
@@ -32,7 +34,13 @@ impl Cache {
 
     /// Whether free segments are so few that [`Cache::step`] should be called at once.
     pub fn wants_cleaning(&self) -> bool {
-        self.settings.evict && self.memory.segments_free() < SEGMENTS_LOW
+        self.settings.evict && self.memory.segments_free() < self.segments_low()
+    }
+
+    /// Free segments that are enough: a few, and as many as a large object is waiting for.
+    fn segments_low(&self) -> usize {
+        let wanted = self.room_wanted.load(Ordering::Relaxed) + SEGMENTS_LOW;
+        wanted.min(self.memory.segments_allowed() * 3 / 4)
     }
 
     /// Takes the steps that are due: makes the indexes larger, frees memory, writes and recycles flash. Bounded: at most one
@@ -52,6 +60,8 @@ impl Cache {
         }
         if self.wants_cleaning() {
             self.clean_pass(background, device);
+        } else {
+            self.room_wanted.store(0, Ordering::Relaxed); // who waited can go on, or will ask again
         }
         growing || self.wants_cleaning()
     }

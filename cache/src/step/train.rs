@@ -6,8 +6,10 @@ use predictor::{CLASS_MIN, train};
 
 use crate::Cache;
 
-/// Fresh samples that make a new training worth it.
-const FRESH_MIN: usize = 250;
+/// Fresh samples that make a first training worth it.
+const FRESH_MIN: usize = 100;
+/// Part of the kept samples that must be fresh for another.
+const FRESH_PART: usize = 2;
 
 /// What one training step did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,10 +31,11 @@ impl Cache {
         let fresh = self.judges.iter().enumerate().map(|(tenant, judge)| {
             let mut sampler = judge.sampler.lock();
             sampler.expire(tick);
-            (sampler.fresh(), tenant)
+            let enough = (sampler.len() / FRESH_PART).max(FRESH_MIN);
+            (sampler.fresh().saturating_sub(enough), tenant)
         });
         let Some((fresh, tenant)) = fresh.max() else { return Trained::Nothing };
-        if fresh < FRESH_MIN {
+        if fresh == 0 {
             return Trained::Nothing;
         }
         let judge = &self.judges[tenant];
