@@ -54,6 +54,13 @@ impl Turn<'_> {
         }
     }
 
+    /// Where a key is known: in DRAM, and whether flash may hold it (a tag shared by chance says so too). Counts nothing.
+    pub fn whereabouts(&self, tenant: u16, key: &[u8]) -> (bool, bool) {
+        let hash = self.cache.memory.hash(tenant, key);
+        let in_dram = self.cache.memory.find(&self.guard, hash, tenant, key).is_some();
+        (in_dram, self.cache.flash.as_ref().is_some_and(|flash| flash.may_hold(hash)))
+    }
+
     /// Goes on with a get whose pages were read (None: the device did not answer).
     pub fn complete(&mut self, read: FlashRead, pages: Option<&[Page]>) -> Completed {
         match self.cache.complete_one(self.hands, read, pages) {

@@ -22,6 +22,8 @@ const SLOTS: usize = 8;
 const _: () = assert!(SLOTS * 8 == 64); // a bucket is a cache line
 const LOCKS: usize = 1024;
 const TABLES_MAX: usize = 64;
+/// How far a chain of displacements goes.
+const DISPLACE_DEPTH: usize = 2;
 /// Share of used slots (in 1/16) at which a larger table is wanted.
 const GROW_AT_SIXTEENTHS: usize = 13;
 
@@ -183,8 +185,7 @@ impl Index {
             return None;
         }
         for bucket in [home, other] {
-            self.displace(table, bucket, hash, &hash_of);
-            if table.insert(bucket, entry) {
+            if self.displace(table, bucket, hash, DISPLACE_DEPTH, &hash_of) && table.insert(bucket, entry) {
                 return None;
             }
         }
@@ -221,28 +222,59 @@ impl Index {
         if held == other { Some(None) } else { self.locks[other].try_lock().map(Some) }
     }
 
-    /// Moves one entry of `bucket`, its home, to its other bucket. Its key's lock is tried, not awaited: two writers that make
-    /// room for each other must not wait for each other.
-    fn displace(&self, table: &Table, bucket: usize, hash: u64, hash_of: &impl Fn(Location) -> u64) {
-        for slot in table.slots(bucket) {
-            let entry = Entry(slot.load(Ordering::Acquire));
-            let other = table.other(bucket, entry.tag());
-            if entry.is_empty() || other == bucket {
-                continue;
-            }
-            let moved = hash_of(entry.location());
-            if table.home(moved) != bucket || tag_of(moved) != entry.tag() {
-                continue; // in its other bucket already
-            }
-            let Some(_guard) = self.try_lock_too(hash, moved) else {
-                continue;
-            };
-            if slot.load(Ordering::Acquire) == entry.0 && table.insert(other, entry) {
-                let cleared = slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
-                assert!(cleared.is_ok(), "an entry changes only under its key's lock");
-                return;
-            }
+    /// Moves one entry of `bucket`, its home, to its other bucket; makes room there in the same way, up to `depth` times.
+    /// Returns whether a slot came free.
+    fn displace(
+        &self,
+        table: &Table,
+        bucket: usize,
+        hash: u64,
+        depth: usize,
+        hash_of: &impl Fn(Location) -> u64,
+    ) -> bool {
+        let slots = table.slots(bucket);
+        slots.iter().any(|slot| self.move_to_other(table, bucket, slot, hash, hash_of).is_ok())
+            || depth > 0
+                && slots.iter().any(|slot| match self.move_to_other(table, bucket, slot, hash, hash_of) {
+                    Ok(()) => true,
+                    Err(Some(full)) => {
+                        self.displace(table, full, hash, depth - 1, hash_of)
+                            && self.move_to_other(table, bucket, slot, hash, hash_of).is_ok()
+                    }
+                    Err(None) => false,
+                })
+    }
+
+    /// Moves the entry in a slot of its home bucket to its other bucket. An error names that bucket if it is full, and nothing
+    /// if the entry cannot move. Its key's lock is tried, not awaited: two writers that make room for each other must not
+    /// wait for each other.
+    fn move_to_other(
+        &self,
+        table: &Table,
+        bucket: usize,
+        slot: &AtomicU64,
+        hash: u64,
+        hash_of: &impl Fn(Location) -> u64,
+    ) -> Result<(), Option<usize>> {
+        let entry = Entry(slot.load(Ordering::Acquire));
+        if entry.is_empty() {
+            return Ok(());
         }
+        let other = table.other(bucket, entry.tag());
+        let moved = hash_of(entry.location());
+        if other == bucket || table.home(moved) != bucket || tag_of(moved) != entry.tag() {
+            return Err(None); // in its other bucket already, or nowhere to go
+        }
+        let Some(_guard) = self.try_lock_too(hash, moved) else { return Err(None) };
+        if slot.load(Ordering::Acquire) != entry.0 {
+            return Err(None);
+        }
+        if !table.insert(other, entry) {
+            return Err(Some(other));
+        }
+        let cleared = slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
+        assert!(cleared.is_ok(), "an entry changes only under its key's lock");
+        Ok(())
     }
 
     /// Hides the entry of `at`. False if it is not published (any more).

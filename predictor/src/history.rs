@@ -38,7 +38,7 @@ impl History {
         (hash as u16) & !u16::from(COUNT_MAX)
     }
 
-    fn find<'s>(set: &'s [AtomicU16], fingerprint: u16) -> Option<(&'s AtomicU16, u8)> {
+    fn find(set: &[AtomicU16], fingerprint: u16) -> Option<(&AtomicU16, u8)> {
         set.iter().find_map(|slot| {
             let word = slot.load(Ordering::Relaxed);
             let count = (word & u16::from(COUNT_MAX)) as u8;

@@ -1,0 +1,132 @@
+//! Steps of the main path and of the background work, one by one: parse, get and set in DRAM, look-up in the flash index,
+//! packing, scoring.
+
+use std::hint::black_box;
+
+use cache::{Cache, CacheSettings, Lookup, Mode};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use flash_store::{FlashShape, FlashStore, Placed, RecordHead};
+use predictor::{Model, Observation};
+
+const KEYS: u64 = 100_000;
+
+fn key(n: u64) -> String {
+    format!("key-{n:016}")
+}
+
+fn mix(n: u64) -> u64 {
+    log_memory::mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn parse(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse");
+    group.throughput(Throughput::Elements(1));
+    for line in
+        ["get key-0000000000000001\r\n", "set key-0000000000000001 0 0 100\r\n", "incr key-0000000000000001 5\r\n"]
+    {
+        group.bench_function(line.split(' ').next().unwrap(), |b| {
+            b.iter(|| black_box(protocol::text::parse(black_box(line.as_bytes()))));
+        });
+    }
+    group.finish();
+}
+
+fn dram(c: &mut Criterion) {
+    let cache = Cache::new(CacheSettings::for_memory(64 << 20)).unwrap();
+    let (mut worker, mut background) = (cache.worker(), cache.background());
+    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    let mut set = |n: u64, worker: &mut cache::Worker| {
+        loop {
+            let stored = cache.turn(worker).store(0, keys[n as usize].as_bytes(), Mode::Set, 0, 0, &[7; 100]);
+            if stored.is_ok() {
+                break;
+            }
+            while cache.step(&mut background, None) {}
+        }
+    };
+    (0..KEYS).for_each(|n| set(n, &mut worker));
+    let mut group = c.benchmark_group("dram");
+    group.throughput(Throughput::Elements(1));
+    let mut n = 0;
+    group.bench_function("set", |b| {
+        b.iter(|| {
+            n += 1;
+            set(mix(n) % KEYS, &mut worker);
+        });
+    });
+    group.bench_function("get", |b| {
+        b.iter(|| {
+            n += 1;
+            let mut turn = cache.turn(&mut worker);
+            match turn.get(0, keys[(mix(n) % KEYS) as usize].as_bytes()) {
+                Lookup::Hit(object) => object.value_bytes(),
+                _ => 0,
+            }
+        });
+    });
+    group.finish();
+}
+
+fn flash(c: &mut Criterion) {
+    let shape = FlashShape { flash_bytes: 256 << 20, segment_bytes: 16 << 20, objects: 500_000, secret: 1 };
+    let head = |key| RecordHead {
+        tenant: 0,
+        key,
+        client_flags: 0,
+        expiry: 0,
+        version: 1,
+        reads: 0,
+        updates: 0,
+        history: 0,
+        rescued: false,
+    };
+    let store = FlashStore::new(shape).unwrap();
+    let mut stored = 0;
+    while stored < 40_000
+        && store.append(mix(stored), &head(b"a-key-of-20-bytes..."), [&[7u8; 300][..]].into_iter()) == Placed::Yes
+    {
+        stored += 1;
+    }
+    let mut group = c.benchmark_group("flash");
+    group.throughput(Throughput::Elements(1));
+    let mut n = 0;
+    group.bench_function("index look-up, hit", |b| {
+        b.iter(|| {
+            n += 1;
+            store.may_hold(mix(n % stored))
+        });
+    });
+    group.bench_function("index look-up, miss", |b| {
+        b.iter(|| {
+            n += 1;
+            store.may_hold(mix(n + (1 << 40)))
+        });
+    });
+    group.bench_function("pack a record of 300 bytes", |b| {
+        b.iter_batched(
+            || FlashStore::new(FlashShape { flash_bytes: 65 << 20, ..shape }).unwrap(),
+            |fresh| {
+                for n in 0..1000 {
+                    black_box(fresh.append(mix(n), &head(b"a-key-of-20-bytes..."), [&[7u8; 300][..]].into_iter()));
+                }
+                fresh
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+fn scoring(c: &mut Criterion) {
+    let model = Model { weights: [0.3, -0.2, 0.1, -0.4, 0.05, 0.7, -0.1, 0.02], bias: 0.1, samples: 0, accuracy: 0.0 };
+    let observation =
+        Observation { reads: 3, updates: 1, age: 500, idle: 20, bytes: 300, history: 1, ttl_left: Some(3600) };
+    c.bench_function("score an object", |b| b.iter(|| model.score(&black_box(observation).features())));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
+    targets = parse, dram, flash, scoring
+}
+criterion_main!(benches);

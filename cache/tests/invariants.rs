@@ -1,0 +1,102 @@
+//! Promises of the composed engine that are not about a single read.
+
+mod common;
+
+use cache::{Admission, CacheSettings, Count, Mode, Rank, Recognition, TenantSpec};
+use common::{Dice, Rig, tiny};
+
+fn tenant(name: &str, reserved_bytes: i64) -> TenantSpec {
+    TenantSpec {
+        name: name.to_owned(),
+        recognised: Recognition::Prefix(format!("{name}:")),
+        reserved_bytes,
+        rank: Rank::Lru,
+    }
+}
+
+#[test]
+fn a_tenant_within_its_reservation_keeps_its_objects() {
+    let settings = CacheSettings {
+        tenants: vec![tenant("quiet", 512 << 10), tenant("loud", 256 << 10)],
+        ..CacheSettings::for_memory(2 << 20)
+    };
+    let rig = Rig::new(settings);
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    let (quiet, loud) = (1, 2);
+    let key = |n: u64| format!("quiet:{n}");
+    let store = |worker: &mut cache::Worker, background: &mut cache::Background, tenant: u16, key: &str| {
+        rig.store(worker, || rig.step(background), tenant, key.as_bytes(), Mode::Set, 0, &[7; 400]);
+        if rig.cache.wants_cleaning() {
+            rig.step(background);
+        }
+    };
+    // about 180 kB: well within what is left of half a megabyte when indexes and buffers have taken their part
+    (0..400).for_each(|n| store(&mut worker, &mut background, quiet, &key(n)));
+    (0..40_000).for_each(|n| store(&mut worker, &mut background, loud, &format!("loud:{n}")));
+    assert!(rig.cache.totals(loud).get(Count::Evictions) > 20_000, "the other tenant was cleaned many times over");
+    assert_eq!(rig.cache.totals(quiet).get(Count::Evictions), 0);
+    assert!((0..400).all(|n| rig.get(&mut worker, quiet, key(n).as_bytes()).is_some()));
+}
+
+#[test]
+fn pooled_memory_flows_to_the_tenant_that_earns_hits() {
+    let settings =
+        CacheSettings { tenants: vec![tenant("a", 0), tenant("b", 0)], ..CacheSettings::for_memory(4 << 20) };
+    let rig = Rig::new(settings);
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(1));
+    // a asks again and again for somewhat more than its share; b never asks twice
+    for n in 0..120_000u64 {
+        let (id, key) = if n % 2 == 0 { (1, format!("a:{}", dice.roll(5_000))) } else { (2, format!("b:{n}")) };
+        if rig.get(&mut worker, id, key.as_bytes()).is_none() {
+            rig.store(&mut worker, || rig.step(&mut background), id, key.as_bytes(), Mode::Set, 0, &[7; 400]);
+        }
+        if rig.cache.wants_cleaning() {
+            rig.step(&mut background);
+        }
+        if n % 1000 == 0 {
+            rig.step(&mut background);
+            let figures = rig.cache.figures();
+            assert_eq!(rig.cache.registry().targets_sum() as u64, figures.log_bytes, "INV-SUM");
+        }
+    }
+    let target = |id: u16| rig.cache.registry().tenant(id).account.balance().target;
+    assert!(target(1) > 2 * target(2), "{} {}", target(1), target(2));
+    assert!(rig.cache.totals(1).get(Count::ShadowHits) > 20);
+}
+
+#[test]
+fn a_key_lives_in_one_place() {
+    let rig = Rig::new(CacheSettings { admission: Admission::All, ..tiny(true) });
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(5));
+    for n in 0..40_000u64 {
+        let key = format!("k{}", dice.roll(9_000));
+        rig.store(&mut worker, || rig.step(&mut background), 0, key.as_bytes(), Mode::Set, 0, &[n as u8; 300]);
+        if rig.cache.wants_cleaning() {
+            rig.step(&mut background);
+        }
+    }
+    let whereabouts: Vec<(bool, bool)> =
+        (0..9_000).map(|n| rig.cache.turn(&mut worker).whereabouts(0, format!("k{n}").as_bytes())).collect();
+    let in_dram = whereabouts.iter().filter(|place| place.0).count();
+    let on_flash = whereabouts.iter().filter(|place| place.1).count();
+    let in_both = whereabouts.iter().filter(|place| place.0 && place.1).count();
+    assert!(in_dram > 300 && on_flash > 300, "{in_dram} {on_flash}");
+    assert!(in_both < 45, "{in_both} keys in both tiers: more than tags shared by chance explain");
+}
+
+#[test]
+fn a_full_log_without_eviction_refuses_and_keeps() {
+    let rig = Rig::new(CacheSettings { evict: false, ..CacheSettings::for_memory(2 << 20) });
+    let mut worker = rig.cache.worker();
+    let mut stored = 0;
+    loop {
+        let key = format!("k{stored}");
+        match rig.cache.turn(&mut worker).store(0, key.as_bytes(), Mode::Set, 0, 0, &[1; 500]) {
+            Ok(_) => stored += 1,
+            Err(cache::Needs::Room) => break,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(stored > 1_500, "{stored}");
+    assert!((0..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
+}
