@@ -270,13 +270,11 @@ impl Turn<'_> {
     }
 }
 
-/// A counter's value: up to twenty digits, spaces behind them.
+/// A counter's value as C's strtoull reads it: digits, maybe behind spaces, up to a space or the end.
 fn parse_counter(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?.trim_end_matches(' ');
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
+    let text = std::str::from_utf8(text).ok()?.trim_ascii_start();
+    let digits = text.split(|c: char| c.is_ascii_whitespace()).next()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 impl Hands {

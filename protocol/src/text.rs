@@ -43,9 +43,11 @@ fn refused(line: &'static str) -> Request<'static> {
 }
 
 fn parse_line(line: &[u8]) -> Request<'_> {
-    let mut words = Keys(line);
-    let Some(verb) = words.next() else { return refused("ERROR") };
-    let rest = words;
+    if line.len() < 2 {
+        return refused(BAD_FORMAT);
+    }
+    let end = memchr::memchr(b' ', line).unwrap_or(line.len());
+    let (verb, rest) = (&line[..end], Keys(&line[end..]));
     match verb {
         b"get" => get(rest, false, None),
         b"gets" => get(rest, true, None),
@@ -70,7 +72,8 @@ fn parse_line(line: &[u8]) -> Request<'_> {
     }
 }
 
-/// The words of a line, in a row of fixed size, and whether the last is `noreply`.
+/// The words behind a verb, in a row of fixed size, how many there are but for `noreply`, and whether that is the last. Words
+/// beyond those that a command knows are ignored, as in memcached.
 fn words<'b>(rest: Keys<'b>) -> ([&'b [u8]; WORDS_MAX], usize, Reply) {
     let mut row: [&[u8]; WORDS_MAX] = [b""; WORDS_MAX];
     let mut count = 0;
@@ -86,34 +89,24 @@ fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
 
+fn refuse(line: &'static str, reply: Reply) -> Request<'static> {
+    Request::Refused { line, skip: 0, reply }
+}
+
 fn get(keys: Keys<'_>, with_cas: bool, touch: Option<i64>) -> Request<'_> {
-    let (mut any, mut fit) = (false, true);
-    for key in keys {
-        any = true;
-        fit &= key.len() <= KEY_BYTES_MAX;
-    }
-    match (any, fit) {
-        (false, _) => refused("ERROR"),
-        (true, false) => refused(BAD_FORMAT),
-        _ => Request::Get { keys, with_cas, touch },
-    }
+    let mut keys_seen = 0;
+    let fit = keys.inspect(|_| keys_seen += 1).all(|key| key.len() <= KEY_BYTES_MAX);
+    if fit && keys_seen > 0 { Request::Get { keys, with_cas, touch } } else { refused(BAD_FORMAT) }
 }
 
 fn get_and_touch(mut rest: Keys<'_>, with_cas: bool) -> Request<'_> {
-    let Some(exptime) = rest.next() else { return refused("ERROR") };
-    if rest.clone_is_empty() {
-        return refused("ERROR");
+    let exptime = rest.next();
+    if rest.clone().next().is_none() {
+        return refused(BAD_FORMAT);
     }
-    match number(exptime) {
+    match exptime.and_then(number) {
         Some(exptime) => get(rest, with_cas, Some(exptime)),
         None => refused(BAD_EXPTIME),
-    }
-}
-
-impl Keys<'_> {
-    fn clone_is_empty(&self) -> bool {
-        let mut copy = *self;
-        copy.next().is_none()
     }
 }
 
@@ -122,69 +115,50 @@ fn store(rest: Keys<'_>, verb: StoreVerb) -> Request<'_> {
     let wanted = if matches!(verb, StoreVerb::Cas(_)) { 5 } else { 4 };
     // what follows a refused line is skipped if its length can be made out
     let stated = number::<i64>(row[3]).filter(|bytes| (0..=VALUE_BYTES_STATED_MAX).contains(bytes));
-    let refuse = |line| Request::Refused { line, skip: stated.map_or(0, |bytes| bytes as usize + 2), reply };
-    if count < 4 {
-        return refused("ERROR");
+    let refuse = || Request::Refused { line: BAD_FORMAT, skip: stated.map_or(0, |bytes| bytes as usize + 2), reply };
+    if count < wanted {
+        return refuse();
     }
     let fields = (number(row[1]), number(row[2]), stated);
-    let (Some(client_flags), Some(exptime), Some(bytes)) = fields else { return refuse(BAD_FORMAT) };
-    if row[0].len() > KEY_BYTES_MAX || count != wanted {
-        return refuse(BAD_FORMAT);
-    }
+    let (Some(client_flags), Some(exptime), Some(bytes)) = fields else { return refuse() };
     let verb = match verb {
         StoreVerb::Cas(_) => match number(row[4]) {
             Some(unique) => StoreVerb::Cas(unique),
-            None => return refuse(BAD_FORMAT),
+            None => return refuse(),
         },
         verb => verb,
     };
+    if row[0].len() > KEY_BYTES_MAX {
+        return refuse();
+    }
     Request::Store(Store { verb, key: row[0], client_flags, exptime, bytes: bytes as usize, reply })
+}
+
+/// The key of a command that takes `count` words, if it is there and fits.
+fn checked_key<'b>(row: &[&'b [u8]; WORDS_MAX], count: usize, wanted: usize) -> Option<&'b [u8]> {
+    (count >= wanted && row[0].len() <= KEY_BYTES_MAX).then_some(row[0])
 }
 
 fn arithmetic(rest: Keys<'_>, up: bool) -> Request<'_> {
     let (row, count, reply) = words(rest);
-    if count < 2 {
-        return refused("ERROR");
-    }
-    if row[0].len() > KEY_BYTES_MAX {
-        return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
-    }
+    let Some(key) = checked_key(&row, count, 2) else { return refuse(BAD_FORMAT, reply) };
     match number(row[1]) {
-        Some(delta) => Request::Arithmetic { key: row[0], up, delta, reply },
-        None => Request::Refused { line: "CLIENT_ERROR invalid numeric delta argument", skip: 0, reply },
+        Some(delta) => Request::Arithmetic { key, up, delta, reply },
+        None => refuse("CLIENT_ERROR invalid numeric delta argument", reply),
     }
 }
 
 fn delete(rest: Keys<'_>) -> Request<'_> {
     let (row, count, reply) = words(rest);
-    match count {
-        0 => refused("ERROR"),
-        // a time of 0 is a relic that old clients send
-        1 | 2 if count == 1 || row[1] == b"0" => {
-            if row[0].len() > KEY_BYTES_MAX {
-                return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
-            }
-            Request::Delete(row[0], reply)
-        }
-        _ => Request::Refused {
-            line: "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]",
-            skip: 0,
-            reply,
-        },
-    }
+    checked_key(&row, count, 1).map_or_else(|| refuse(BAD_FORMAT, reply), |key| Request::Delete(key, reply))
 }
 
 fn touch(rest: Keys<'_>) -> Request<'_> {
     let (row, count, reply) = words(rest);
-    if count < 2 {
-        return refused("ERROR");
-    }
-    if row[0].len() > KEY_BYTES_MAX {
-        return Request::Refused { line: BAD_FORMAT, skip: 0, reply };
-    }
+    let Some(key) = checked_key(&row, count, 2) else { return refuse(BAD_FORMAT, reply) };
     match number(row[1]) {
-        Some(exptime) => Request::Touch { key: row[0], exptime, reply },
-        None => Request::Refused { line: BAD_EXPTIME, skip: 0, reply },
+        Some(exptime) => Request::Touch { key, exptime, reply },
+        None => refuse(BAD_EXPTIME, reply),
     }
 }
 
@@ -192,19 +166,14 @@ fn flush_all(rest: Keys<'_>) -> Request<'_> {
     let (row, count, reply) = words(rest);
     match (count, number(row[0])) {
         (0, _) => Request::FlushAll(0, reply),
-        (1, Some(delay)) => Request::FlushAll(delay, reply),
-        (1, None) => Request::Refused { line: BAD_EXPTIME, skip: 0, reply },
-        _ => Request::Refused { line: BAD_FORMAT, skip: 0, reply },
+        (_, Some(delay)) => Request::FlushAll(delay, reply),
+        (_, None) => refuse(BAD_EXPTIME, reply),
     }
 }
 
 fn verbosity(rest: Keys<'_>) -> Request<'_> {
-    let (row, count, reply) = words(rest);
-    match (count, number(row[0])) {
-        (0, _) => refused("ERROR"),
-        (_, Some(level)) => Request::Verbosity(level, reply),
-        (_, None) => Request::Refused { line: BAD_FORMAT, skip: 0, reply },
-    }
+    let (row, _, reply) = words(rest);
+    number(row[0]).map_or_else(|| refuse(BAD_FORMAT, reply), |level| Request::Verbosity(level, reply))
 }
 
 /// Spells `VALUE key flags bytes [unique]` and the line's end.
@@ -282,16 +251,29 @@ mod tests {
     #[test]
     fn errors_are_memcacheds() {
         let long = "k".repeat(251);
-        assert_eq!(error("\r\n").0, "ERROR");
         assert_eq!(error("bogus\r\n").0, "ERROR");
-        assert_eq!(error("get\r\n").0, "ERROR");
+        assert_eq!(error("  get a\r\n").0, "ERROR");
+        for line in [
+            "\r\n",
+            "x\r\n",
+            "get\r\n",
+            "gat\r\n",
+            "gat 1\r\n",
+            "set a 0 0\r\n",
+            "incr k\r\n",
+            "delete\r\n",
+            "touch k\r\n",
+        ] {
+            assert_eq!(error(line).0, BAD_FORMAT, "{line:?}");
+        }
         assert_eq!(error(&format!("get {long}\r\n")).0, BAD_FORMAT);
         assert_eq!(error("set k 0 0 -1\r\n").0, BAD_FORMAT);
         assert_eq!(error("set k abc 0 5\r\n"), (BAD_FORMAT, 7, Reply::Wanted));
         assert_eq!(error(&format!("set {long} 0 0 5 noreply\r\n")), (BAD_FORMAT, 7, Reply::Silent));
         assert_eq!(error("incr k x\r\n").0, "CLIENT_ERROR invalid numeric delta argument");
         assert_eq!(error("touch k x\r\n").0, BAD_EXPTIME);
-        assert!(error("delete k 5\r\n").0.contains("Usage: delete"));
+        assert_eq!(error("verbosity noreply\r\n"), (BAD_FORMAT, 0, Reply::Silent));
+        assert_eq!(request("delete k 5 words\r\n"), Request::Delete(b"k", Reply::Wanted));
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn every_command_answers_as_memcached_does() {
         ("verbosity 1\r\n", "OK\r\n"),
         ("nonsense\r\n", "ERROR\r\n"),
         ("set k 0 0 -5\r\n", "CLIENT_ERROR bad command line format\r\n"),
-        ("set k 0 0 3\r\nabcdef\r\n", "CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
+        ("set k 0 0 3\r\nabcdef\r\n", "CLIENT_ERROR bad data chunk\r\nCLIENT_ERROR bad command line format\r\n"),
         ("flush_all\r\nget n\r\n", "OK\r\nEND\r\n"),
     ] {
         client.expect(request, answer);
