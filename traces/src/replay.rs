@@ -17,7 +17,7 @@ use crate::figures::{Figures, Latency, Report};
 use crate::format::Reader;
 use crate::progress::Progress;
 use crate::values::{KeyId, Values, Verdict, key_id};
-use crate::wire::Client;
+use crate::wire::{Client, Got};
 
 /// Requests handed to a connection at once.
 const CHUNK: usize = 256;
@@ -172,6 +172,14 @@ struct Awaited {
     request: usize,
 }
 
+/// Requests that may be in flight together: a key's next request waits until its miss is filled, as in the application that
+/// was traced.
+fn batch_len(requests: &[Request], pipeline: usize) -> usize {
+    let most = &requests[..pipeline.min(requests.len())];
+    let repeats = |n: &usize| most[..*n].iter().any(|before| before.id == most[*n].id);
+    (1..most.len()).find(repeats).unwrap_or(most.len())
+}
+
 impl Connection {
     fn new(client: Client, pipeline: usize, value_max: usize, pace: Option<(Instant, f64)>) -> Connection {
         Connection {
@@ -188,8 +196,11 @@ impl Connection {
 
     fn run(mut self, chunks: &Receiver<Vec<Request>>) -> Result<(Tally, Histogram<u64>)> {
         for chunk in chunks {
-            for batch in chunk.chunks(self.pipeline) {
+            let mut rest = chunk.as_slice();
+            while !rest.is_empty() {
+                let (batch, later) = rest.split_at(batch_len(rest, self.pipeline));
                 self.serve(batch)?;
+                rest = later;
             }
         }
         Ok((self.tally, self.latency))
@@ -263,9 +274,10 @@ impl Connection {
             self.tally.sent += 1;
             match one.op {
                 Op::Get => {
-                    let hit = self.client.read_value(&mut value)?;
+                    let got = self.client.read_value(&mut value)?;
                     self.tally.of(one.tenant).gets += 1;
-                    if hit {
+                    self.tally.errors += u64::from(got == Got::Error);
+                    if got == Got::Hit {
                         self.tally.of(one.tenant).hits += 1;
                         match self.values.judge(one.id, one.version, std::iter::once(value.as_slice())) {
                             Verdict::Right => {}

@@ -9,6 +9,17 @@ use anyhow::{Context, Result, bail};
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a get was answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Got {
+    /// A value.
+    Hit,
+    /// Nothing.
+    Miss,
+    /// An error line of the server's: out of memory, for one.
+    Error,
+}
+
 /// A connection to a server.
 pub struct Client {
     input: BufReader<TcpStream>,
@@ -58,21 +69,29 @@ impl Client {
         Ok(())
     }
 
+    /// Reads a line. No answer has an empty one; memcached 1.6.45 sends one behind an error that it found late.
     fn read_line(&mut self) -> Result<&[u8]> {
-        self.line.clear();
-        let read = self.input.read_until(b'\n', &mut self.line).context("waiting for an answer")?;
-        if read == 0 {
-            bail!("the server closed the connection");
+        loop {
+            self.line.clear();
+            let read = self.input.read_until(b'\n', &mut self.line).context("waiting for an answer")?;
+            if read == 0 {
+                bail!("the server closed the connection");
+            }
+            if !self.line.trim_ascii_end().is_empty() {
+                return Ok(self.line.trim_ascii_end());
+            }
         }
-        Ok(self.line.trim_ascii_end())
     }
 
-    /// Reads the answer to a get: the value into `value` (true), or a miss (false).
-    pub fn read_value(&mut self, value: &mut Vec<u8>) -> Result<bool> {
+    /// Reads the answer to a get; a hit's value into `value`.
+    pub fn read_value(&mut self, value: &mut Vec<u8>) -> Result<Got> {
         value.clear();
         let line = self.read_line()?;
         if line == b"END" {
-            return Ok(false);
+            return Ok(Got::Miss);
+        }
+        if line.starts_with(b"SERVER_ERROR") {
+            return Ok(Got::Error);
         }
         let size = line.strip_prefix(b"VALUE ").and_then(|rest| rest.rsplit(|byte| *byte == b' ').next());
         let size = size.and_then(|size| std::str::from_utf8(size).ok()?.parse::<usize>().ok());
@@ -81,7 +100,7 @@ impl Client {
         self.input.read_exact(value).context("waiting for a value")?;
         value.truncate(size);
         match self.read_line()? {
-            b"END" => Ok(true),
+            b"END" => Ok(Got::Hit),
             other => bail!("a value was followed by '{}'", String::from_utf8_lossy(other)),
         }
     }
