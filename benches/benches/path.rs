@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use cache::{Cache, CacheSettings, Lookup, Mode};
+use cache::{Cache, CacheSettings, Lookup, Mode, Storing};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flash_store::{FlashShape, FlashStore, Placed, RecordHead};
 use predictor::{Model, Observation};
@@ -37,7 +37,7 @@ fn dram(c: &mut Criterion) {
     let keys: Vec<String> = (0..KEYS).map(key).collect();
     let mut set = |n: u64, worker: &mut cache::Worker| {
         loop {
-            let stored = cache.turn(worker).store(0, keys[n as usize].as_bytes(), Mode::Set, 0, 0, &[7; 100]);
+            let stored = cache.turn(worker).store(0, &Storing::new(Mode::Set, keys[n as usize].as_bytes(), &[7; 100]));
             if stored.is_ok() {
                 break;
             }
@@ -78,7 +78,9 @@ fn flash(c: &mut Criterion) {
         reads: 0,
         updates: 0,
         history: 0,
+        accessed: 0,
         rescued: false,
+        won: false,
     };
     let store = FlashStore::new(shape).unwrap();
     let mut stored = 0;

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds the newest memcached that Debian ships as a source package, with extstore, and prints the path of its binary.
 # The package list and the sources live in a private state folder: the machine's own apt set-up is left alone.
-# usage: memcached.sh [FOLDER]   (default: target/peers; a finished build there is used again)
+# usage: memcached.sh [FOLDER]   (default: target/peers; a finished build there is used again; its sources stay beside it)
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 out=${1:-$here/target/peers}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-if [ ! -x "$out/memcached" ]; then
+if [ ! -x "$out/memcached" ] || ! ls -d "$out"/memcached-1.*/t > /dev/null 2>&1; then
     {
         state=$out/apt
         mkdir -p "$state/lists/partial" "$state/cache/archives/partial"

@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Fewest accesses that make a tick.
 const ACCESSES_MIN: u32 = 16;
+/// Seconds whose ticks are remembered: a little over an hour, about as long as 20 bits of ticks last under full load.
+const SECS_REMEMBERED: u32 = 4096;
 
 pub(crate) struct Clock {
     secs: AtomicU32,
     tick: AtomicU32,
     accesses: AtomicU32,
     accesses_a_tick: AtomicU32,
+    /// The tick at which each of the last seconds began, by second modulo their number.
+    begun: Box<[AtomicU32]>,
 }
 
 impl Clock {
@@ -22,6 +26,7 @@ impl Clock {
             tick: AtomicU32::new(1),
             accesses: AtomicU32::new(0),
             accesses_a_tick: AtomicU32::new(ACCESSES_MIN),
+            begun: (0..SECS_REMEMBERED).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -35,12 +40,39 @@ impl Clock {
 
     /// Sets the time; true if a second has passed.
     pub(crate) fn advance(&self, secs: u32, objects: usize) -> bool {
-        let passed = self.secs.swap(secs, Ordering::Relaxed) != secs;
+        let before = self.secs.swap(secs, Ordering::Relaxed);
+        let passed = before != secs;
         if passed {
-            self.tick.fetch_add(1, Ordering::Relaxed);
+            let tick = self.tick.fetch_add(1, Ordering::Relaxed) + 1;
+            let first = before.max(secs.saturating_sub(SECS_REMEMBERED - 1));
+            (first..secs).for_each(|second| self.slot(second + 1).store(tick, Ordering::Relaxed));
         }
         self.accesses_a_tick.store((objects as u32 / 256).max(ACCESSES_MIN), Ordering::Relaxed);
         passed
+    }
+
+    fn slot(&self, second: u32) -> &AtomicU32 {
+        &self.begun[(second % SECS_REMEMBERED) as usize]
+    }
+
+    /// Seconds since a tick that was kept in 20 bits; at most what is remembered.
+    pub(crate) fn secs_since(&self, then: u32) -> u32 {
+        let (now, secs) = (self.tick(), self.secs());
+        let age = ticks_since(now, then);
+        // the longest ago that a second can have begun after that tick, by bisection: earlier seconds began at earlier ticks
+        let (mut low, mut high) = (0, (SECS_REMEMBERED - 1).min(secs));
+        while low < high {
+            let middle = (low + high) / 2;
+            let began = now.wrapping_sub(self.slot(secs - middle).load(Ordering::Relaxed));
+            if began >= age { high = middle } else { low = middle + 1 }
+        }
+        low
+    }
+
+    /// The tick at which a second began; the oldest that is remembered, for one before.
+    pub(crate) fn tick_at(&self, second: u32) -> u32 {
+        let secs = self.secs();
+        self.slot(second.clamp(secs.saturating_sub(SECS_REMEMBERED - 1), secs)).load(Ordering::Relaxed)
     }
 
     /// Counts accesses. Workers report theirs in batches.
@@ -57,4 +89,27 @@ impl Clock {
 /// Ticks from `then` to `now`, where `then` was kept in 20 bits.
 pub(crate) fn ticks_since(now: u32, then: u32) -> u32 {
     now.wrapping_sub(then) & ((1 << log_memory::TICK_BITS) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_turned_back_into_seconds() {
+        let clock = Clock::new();
+        clock.advance(1_000_000, 0);
+        let then = clock.tick();
+        assert_eq!(clock.secs_since(then), 0);
+        clock.advance(1_000_001, 0);
+        (0..100).for_each(|_| clock.count(16));
+        let later = clock.tick();
+        clock.advance(1_000_002, 0);
+        assert_eq!((clock.secs_since(then), clock.secs_since(later)), (2, 1));
+        clock.advance(1_000_500, 0);
+        assert_eq!((clock.secs_since(then), clock.secs_since(later)), (500, 499));
+        assert_eq!(clock.tick_at(1_000_000), then);
+        clock.advance(1_100_000, 0);
+        assert_eq!(clock.secs_since(then), SECS_REMEMBERED - 1);
+    }
 }

@@ -39,9 +39,15 @@ pub struct FlashObject {
     /// memcached's opaque 32 bits.
     pub client_flags: u32,
     /// Its CAS unique.
-    pub version: u64,
+    pub unique: u64,
     /// Absolute second of expiry; 0 for never.
     pub expiry: u32,
+    /// Whether it was read since it was stored, as far as DRAM saw.
+    pub was_read: bool,
+    /// Absolute second of its last access in DRAM.
+    pub accessed: u32,
+    /// A client holds the right to recache it.
+    pub won: bool,
     /// The value.
     pub value: Vec<u8>,
 }
@@ -50,8 +56,11 @@ impl FlashObject {
     pub(crate) fn of(record: &Record<'_>) -> FlashObject {
         FlashObject {
             client_flags: record.head.client_flags,
-            version: record.head.version,
+            unique: record.head.version,
             expiry: record.head.expiry,
+            was_read: record.head.reads > 0,
+            accessed: record.head.accessed,
+            won: record.head.won,
             value: record.value.concat(),
         }
     }

@@ -39,10 +39,10 @@ pub use intent::{Completed, FlashObject, FlashRead};
 pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX};
 use memory::Memory;
 pub use predictor::Admission;
-pub use read::Lookup;
+pub use read::{Fetched, Fetching, Lookup, Seen};
 pub use step::{Background, Trained};
 pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, TenantSpec};
-pub use write::{Arithmetic, Counted, Delta, Mode, Needs, Stored, Touched};
+pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
 /// Accesses that a worker counts before it reports them to the clock.
 const ACCESSES_A_REPORT: u32 = 16;

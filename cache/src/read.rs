@@ -5,6 +5,7 @@ use log_memory::Object;
 
 use crate::counters::Count;
 use crate::intent::{Completed, FlashObject, FlashRead};
+use crate::write::Needs;
 use crate::{ACCESSES_A_REPORT, Cache, Hands, Turn};
 
 /// What a lookup found.
@@ -19,39 +20,149 @@ pub enum Lookup<'t> {
     Miss,
 }
 
+/// A fetch that may change what it finds (meta protocol).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fetching {
+    /// Do not count it as a use.
+    pub unnoted: bool,
+    /// New expiry for what is found.
+    pub expiry: Option<u32>,
+    /// If the key is unknown: store it without a value, with this expiry and unique; the client has won it.
+    pub create: Option<(u32, Option<u64>)>,
+    /// The first client that finds it about to expire before this second has won it.
+    pub recache_before: Option<u32>,
+}
+
+impl Fetching {
+    fn changes(&self) -> bool {
+        self.expiry.is_some() || self.create.is_some() || self.recache_before.is_some()
+    }
+}
+
+/// What a fetch knows of an object besides its value: as it was before the fetch, but for the expiry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Whether it was read before.
+    pub was_read: bool,
+    /// Seconds since it was used.
+    pub idle_secs: u32,
+    /// Absolute second of expiry; 0 for never.
+    pub expiry: u32,
+    /// Marked stale by a client.
+    pub stale: bool,
+    /// Another client has won it before.
+    pub taken: bool,
+    /// This client has won it.
+    pub won: bool,
+}
+
+/// What a fetch found.
+pub enum Fetched<'t> {
+    /// In DRAM: valid for the turn.
+    Hit(Object<'t>, Seen),
+    /// On flash, but not written yet: read from the buffer.
+    FlashHit(FlashObject),
+    /// Maybe on flash: read this and call [`Turn::complete`].
+    Flash(FlashRead),
+    /// Nowhere.
+    Miss,
+}
+
 impl Turn<'_> {
+    /// Looks a key up, as [`Turn::get`], and changes what it finds as the fetch says.
+    pub fn fetch(&mut self, tenant: u16, key: &[u8], fetching: &Fetching) -> Result<Fetched<'_>, Needs> {
+        let hash = self.cache.memory.hash(tenant, key);
+        let found = self.cache.memory.find(&self.guard, hash, tenant, key);
+        let plain = !fetching.changes() && found.is_none_or(|object| !object.access().stale);
+        if plain {
+            return Ok(self.fetch_plain(tenant, key, hash, fetching));
+        }
+        let Turn { cache, guard, hands } = self;
+        let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let lock = cache.memory.lock(hash);
+        let old = cache.published(guard, tenant, key, hash);
+        let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
+        if live.is_none()
+            && let Some(read) = cache.flash_read(tenant, key, hash)
+        {
+            return Err(Needs::Flash(read));
+        }
+        let counted = if fetching.expiry.is_some() { Count::Touches } else { Count::Gets };
+        let Some(object) = live else {
+            let created = match fetching.create {
+                Some((expiry, unique)) => {
+                    Some(cache.create_won(guard, hands, &lock, old, tenant, key, expiry, unique)?)
+                }
+                None => None,
+            };
+            hands.count(tenant, counted);
+            let misses = if counted == Count::Touches { Count::TouchMisses } else { Count::Misses };
+            hands.count(tenant, misses);
+            let Some(object) = created else { return Ok(Fetched::Miss) };
+            let expiry = object.expiry();
+            let seen = Seen { was_read: false, idle_secs: 0, expiry, stale: false, taken: false, won: true };
+            return Ok(Fetched::Hit(object, seen));
+        };
+        let mut seen = cache.seen(&object);
+        if let Some(expiry) = fetching.expiry {
+            object.set_expiry(expiry);
+            seen.expiry = expiry;
+        }
+        let expires_soon = fetching.recache_before.is_some_and(|before| seen.expiry != 0 && seen.expiry < before);
+        seen.won = !seen.taken && (seen.stale || expires_soon);
+        if seen.won {
+            object.set_marks(seen.stale, true);
+        }
+        if !fetching.unnoted {
+            object.note_read(cache.clock.tick(), hands.roll() as u32);
+        }
+        hands.count(tenant, counted);
+        hands.count(tenant, if counted == Count::Touches { Count::TouchHits } else { Count::DramHits });
+        hands.count_access(cache);
+        Ok(Fetched::Hit(object, seen))
+    }
+
+    /// Looks a key up without counting or noting it. What is on flash comes to DRAM first.
+    pub fn peek(&mut self, tenant: u16, key: &[u8]) -> Result<Option<(Object<'_>, Seen)>, Needs> {
+        let Turn { cache, guard, .. } = self;
+        let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let hash = cache.memory.hash(tenant, key);
+        match (cache.live(guard, tenant, key, hash), cache.flash_read(tenant, key, hash)) {
+            (Some(object), _) => Ok(Some((object, cache.seen(&object)))),
+            (None, Some(read)) => Err(Needs::Flash(read)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn fetch_plain(&mut self, tenant: u16, key: &[u8], hash: u64, fetching: &Fetching) -> Fetched<'_> {
+        let Turn { cache, guard, hands } = self;
+        let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let seen = cache.memory.find(guard, hash, tenant, key).map(|object| cache.seen(&object));
+        if fetching.unnoted
+            && let Some(object) = cache.live(guard, tenant, key, hash)
+        {
+            hands.count(tenant, Count::Gets);
+            hands.count(tenant, Count::DramHits);
+            return Fetched::Hit(object, cache.seen(&object));
+        }
+        match cache.lookup(guard, hands, tenant, key, hash) {
+            Lookup::Hit(object) => {
+                let seen = seen.unwrap_or_else(|| cache.seen(&object));
+                Fetched::Hit(object, seen)
+            }
+            Lookup::FlashHit(object) => Fetched::FlashHit(object),
+            Lookup::Flash(read) => Fetched::Flash(read),
+            Lookup::Miss => Fetched::Miss,
+        }
+    }
+
     /// Looks a key up. What it returns was the key's value at a moment between call and return; a flash read that
     /// follows brings that value or none, whatever is stored in the meantime (INV-FRESH).
     pub fn get(&mut self, tenant: u16, key: &[u8]) -> Lookup<'_> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
         let hash = cache.memory.hash(tenant, key);
-        hands.count_access(cache);
-        hands.count(tenant, Count::Gets);
-        let dice = hands.roll() as u32;
-        if let Some(object) = cache.memory.find(guard, hash, tenant, key) {
-            if let Some(reason) = cache.is_dead(tenant, object.version(), object.expiry()) {
-                hands.count(tenant, reason);
-                cache.remove_dead(guard, tenant, key, hash);
-                cache.note_miss(hands, tenant, hash);
-                return Lookup::Miss;
-            }
-            object.note_read(cache.clock.tick(), dice);
-            hands.count(tenant, Count::DramHits);
-            if cache.is_sampled(hash) {
-                cache.sampler(tenant).read(hash, true);
-            }
-            return Lookup::Hit(object);
-        }
-        let Some(read) = cache.flash_read(tenant, key, hash) else {
-            cache.note_miss(hands, tenant, hash);
-            return Lookup::Miss;
-        };
-        match cache.read_buffered(hands, read) {
-            Completed::Hit(object) => Lookup::FlashHit(object),
-            Completed::Again(read) => Lookup::Flash(read),
-            Completed::Miss => Lookup::Miss,
-        }
+        cache.lookup(guard, hands, tenant, key, hash)
     }
 
     /// Where a key is known: in DRAM, and whether flash may hold it (a tag shared by chance says so too). Counts nothing.
@@ -81,6 +192,54 @@ impl Hands {
 }
 
 impl Cache {
+    fn lookup<'t>(
+        &'t self,
+        guard: &'t log_memory::Turn<'_>,
+        hands: &mut Hands,
+        tenant: u16,
+        key: &[u8],
+        hash: u64,
+    ) -> Lookup<'t> {
+        hands.count_access(self);
+        hands.count(tenant, Count::Gets);
+        let dice = hands.roll() as u32;
+        if let Some(object) = self.memory.find(guard, hash, tenant, key) {
+            if let Some(reason) = self.is_dead(tenant, object.version(), object.expiry()) {
+                hands.count(tenant, reason);
+                self.remove_dead(guard, tenant, key, hash);
+                self.note_miss(hands, tenant, hash);
+                return Lookup::Miss;
+            }
+            object.note_read(self.clock.tick(), dice);
+            hands.count(tenant, Count::DramHits);
+            if self.is_sampled(hash) {
+                self.sampler(tenant).read(hash, true);
+            }
+            return Lookup::Hit(object);
+        }
+        let Some(read) = self.flash_read(tenant, key, hash) else {
+            self.note_miss(hands, tenant, hash);
+            return Lookup::Miss;
+        };
+        match self.read_buffered(hands, read) {
+            Completed::Hit(object) => Lookup::FlashHit(object),
+            Completed::Again(read) => Lookup::Flash(read),
+            Completed::Miss => Lookup::Miss,
+        }
+    }
+
+    fn seen(&self, object: &Object<'_>) -> Seen {
+        let access = object.access();
+        Seen {
+            was_read: access.reads > 0,
+            idle_secs: self.clock.secs_since(access.last),
+            expiry: object.expiry(),
+            stale: access.stale,
+            taken: access.won,
+            won: false,
+        }
+    }
+
     /// Answers a read from buffers as far as they hold it; `Again` means that the device has to be read.
     fn read_buffered(&self, hands: &mut Hands, mut read: FlashRead) -> Completed {
         loop {

@@ -26,8 +26,56 @@ pub enum Mode {
     Append,
     /// If it is known: before its value.
     Prepend,
-    /// If it is known and its version is still this.
-    Cas(u64),
+}
+
+/// A store: what, and on which conditions.
+#[derive(Clone, Copy, Debug)]
+pub struct Storing<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The value, or what is put to its end or beginning.
+    pub value: &'a [u8],
+    /// When it is carried out.
+    pub mode: Mode,
+    /// memcached's opaque 32 bits. Not changed by append and prepend.
+    pub client_flags: u32,
+    /// Absolute second of expiry, 0 for never. Not changed by append and prepend.
+    pub expiry: u32,
+    /// Only if the key's unique is this.
+    pub compare: Option<u64>,
+    /// Its new unique, instead of one that the cache makes.
+    pub unique: Option<u64>,
+    /// If `compare` is lower than the key's unique: store all the same, marked stale, with the expiry and the winner that the
+    /// key has.
+    pub stale_if_lower: bool,
+    /// Append and prepend: store what is given if the key is unknown.
+    pub create: bool,
+}
+
+impl<'a> Storing<'a> {
+    /// A store without conditions beside its mode.
+    pub fn new(mode: Mode, key: &'a [u8], value: &'a [u8]) -> Storing<'a> {
+        Storing {
+            key,
+            value,
+            mode,
+            client_flags: 0,
+            expiry: 0,
+            compare: None,
+            unique: None,
+            stale_if_lower: false,
+            create: false,
+        }
+    }
+}
+
+/// What was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The key's CAS unique now.
+    pub unique: u64,
+    /// Bytes of its value now.
+    pub value_bytes: usize,
 }
 
 /// What a change needs before it can be decided.
@@ -42,13 +90,13 @@ pub enum Needs {
 /// What came of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stored {
-    /// It is stored, with this version.
-    Yes(u64),
+    /// It is stored.
+    Yes(Written),
     /// The mode's condition does not hold.
     No,
-    /// The version is another (cas).
+    /// The unique is another than the compared.
     Changed,
-    /// The key is unknown (cas).
+    /// There is no key to compare.
     Unknown,
     /// The result would be larger than an object may be.
     TooLarge,
@@ -63,19 +111,77 @@ pub enum Delta {
     Decrement(u64),
 }
 
+/// A counter's change.
+#[derive(Clone, Copy, Debug)]
+pub struct Counting<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Up or down, and by how much.
+    pub delta: Delta,
+    /// Only if the key's unique is this.
+    pub compare: Option<u64>,
+    /// Its new unique, instead of one that the cache makes.
+    pub unique: Option<u64>,
+    /// Its new expiry, instead of the one it has.
+    pub expiry: Option<u32>,
+    /// If the key is unknown: store this number, with this expiry.
+    pub create: Option<(u64, u32)>,
+}
+
+impl<'a> Counting<'a> {
+    /// A change without conditions.
+    pub fn new(key: &'a [u8], delta: Delta) -> Counting<'a> {
+        Counting { key, delta, compare: None, unique: None, expiry: None, create: None }
+    }
+}
+
 /// What came of a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counted {
-    /// Its new value, and version.
-    Is(u64, u64),
+    /// It has a new value.
+    Is {
+        /// The value.
+        number: u64,
+        /// The key's CAS unique now.
+        unique: u64,
+        /// Its expiry now.
+        expiry: u32,
+    },
     /// The value is no number.
     NotANumber,
+    /// The unique is another than the compared.
+    Changed,
     /// The key is unknown.
     Unknown,
 }
 
-/// A counter's change.
-pub type Arithmetic = Result<Counted, Needs>;
+/// A removal with conditions, or one that leaves something behind (meta protocol).
+#[derive(Clone, Copy, Debug)]
+pub struct Removing<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Only if the key's unique is this.
+    pub compare: Option<u64>,
+    /// Leave it, marked stale, for the next client to win.
+    pub stale: bool,
+    /// Leave it without its value, with these client flags and this expiry.
+    pub blank: Option<(u32, u32)>,
+    /// What is left behind gets this unique, instead of one that the cache makes.
+    pub unique: Option<u64>,
+    /// What is left behind, stale, gets this expiry.
+    pub expiry: Option<u32>,
+}
+
+/// What came of a removal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removed {
+    /// It is gone, or left behind as was asked for.
+    Yes,
+    /// The unique is another than the compared.
+    Changed,
+    /// The key is unknown.
+    Unknown,
+}
 
 /// Whether a touch found its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,91 +192,157 @@ pub enum Touched {
     Unknown,
 }
 
-/// What a store writes, besides key and value.
+/// What a store writes, besides the value.
+#[derive(Clone, Copy)]
 struct Writing<'a> {
     tenant: u16,
     key: &'a [u8],
     client_flags: u32,
     expiry: u32,
+    unique: Option<u64>,
+    stale: bool,
+    won: bool,
+}
+
+impl<'a> Writing<'a> {
+    /// What `live` has, under a fresh unique.
+    fn like(live: Object<'_>, tenant: u16, key: &'a [u8]) -> Writing<'a> {
+        let Access { stale, won, .. } = live.access();
+        let (client_flags, expiry) = (live.client_flags(), live.expiry());
+        Writing { tenant, key, client_flags, expiry, unique: None, stale, won }
+    }
 }
 
 impl Turn<'_> {
-    /// Stores a value. `expiry` is an absolute second, 0 for never.
-    pub fn store(
-        &mut self,
-        tenant: u16,
-        key: &[u8],
-        mode: Mode,
-        client_flags: u32,
-        expiry: u32,
-        value: &[u8],
-    ) -> Result<Stored, Needs> {
+    /// Stores a value.
+    pub fn store(&mut self, tenant: u16, storing: &Storing<'_>) -> Result<Stored, Needs> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let Storing { key, value, mode, client_flags, expiry, .. } = *storing;
         let hash = cache.memory.hash(tenant, key);
         let lock = cache.memory.lock(hash);
         let old = cache.published(guard, tenant, key, hash);
         let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
         if live.is_none()
-            && mode != Mode::Set
+            && (mode != Mode::Set || storing.compare.is_some())
             && let Some(read) = cache.flash_read(tenant, key, hash)
         {
             return Err(Needs::Flash(read));
         }
-        let writing = Writing { tenant, key, client_flags, expiry };
-        let outcome = match (mode, live) {
-            (Mode::Set, _) | (Mode::Add, None) | (Mode::Replace, Some(_)) => {
+        let mut writing =
+            Writing { tenant, key, client_flags, expiry, unique: storing.unique, stale: false, won: false };
+        let outcome = match (compared(storing, live), mode, live) {
+            (Comparison::Missing, Mode::Set | Mode::Replace, _) => Ok(Stored::Unknown),
+            (Comparison::Differs, Mode::Set | Mode::Replace | Mode::Append | Mode::Prepend, _) => Ok(Stored::Changed),
+            (Comparison::Lower, Mode::Set | Mode::Replace, Some(live)) => {
+                (writing.expiry, writing.stale, writing.won) = (live.expiry(), true, live.access().won);
                 cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes)
             }
-            (Mode::Cas(version), Some(live)) if live.version() == version => {
-                cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes)
-            }
-            (Mode::Cas(_), Some(_)) => Ok(Stored::Changed),
-            (Mode::Cas(_), None) => Ok(Stored::Unknown),
-            (Mode::Append | Mode::Prepend, Some(live)) => {
-                cache.extend(guard, hands, &lock, live, &writing, mode, value)
-            }
-            (Mode::Add, Some(live)) => {
+            (_, Mode::Add, Some(live)) => {
                 live.note_read(cache.clock.tick(), 0); // as in memcached, an add that fails counts as a use
                 Ok(Stored::No)
             }
-            (Mode::Replace | Mode::Append | Mode::Prepend, None) => Ok(Stored::No),
+            (_, Mode::Append | Mode::Prepend, Some(live)) => {
+                let kept = Writing { unique: storing.unique, ..Writing::like(live, tenant, key) };
+                cache.extend(guard, hands, &lock, live, &kept, mode, value)
+            }
+            (_, Mode::Replace, None) => Ok(Stored::No),
+            (_, Mode::Append | Mode::Prepend, None) if !storing.create => Ok(Stored::No),
+            _ => cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes),
         }?;
         hands.count_access(cache);
-        hands.count_store(tenant, mode, outcome);
+        hands.count_store(tenant, storing, outcome);
         Ok(outcome)
     }
 
     /// Changes a decimal counter. The text keeps its length when it gets shorter, padded with spaces, as in memcached.
-    pub fn arithmetic(&mut self, tenant: u16, key: &[u8], delta: Delta) -> Arithmetic {
+    pub fn arithmetic(&mut self, tenant: u16, counting: &Counting<'_>) -> Result<Counted, Needs> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let key = counting.key;
         let hash = cache.memory.hash(tenant, key);
         let lock = cache.memory.lock(hash);
-        let (hits, misses) = match delta {
+        let (hits, misses) = match counting.delta {
             Delta::Increment(_) => (Count::IncrHits, Count::IncrMisses),
             Delta::Decrement(_) => (Count::DecrHits, Count::DecrMisses),
         };
+        let old = cache.published(guard, tenant, key, hash);
+        let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
+        let Some(live) = live else {
+            if let Some(read) = cache.flash_read(tenant, key, hash) {
+                return Err(Needs::Flash(read));
+            }
+            let Some((number, expiry)) = counting.create else {
+                hands.count(tenant, misses);
+                return Ok(Counted::Unknown);
+            };
+            let unique = counting.unique;
+            let writing = Writing { tenant, key, client_flags: 0, expiry, unique, stale: false, won: false };
+            let digits = number.to_string();
+            let written = cache.write(guard, hands, &lock, old, &writing, &[digits.as_bytes()])?;
+            return Ok(Counted::Is { number, unique: written.unique, expiry });
+        };
+        let text = if live.value_bytes() > 24 { Vec::new() } else { live.value_to_vec() };
+        if counting.compare.is_some_and(|unique| unique != 0 && unique != live.unique()) {
+            return Ok(Counted::Changed);
+        }
+        let Some(number) = parse_counter(&text) else { return Ok(Counted::NotANumber) };
+        let number = match counting.delta {
+            Delta::Increment(by) => number.wrapping_add(by),
+            Delta::Decrement(by) => number.saturating_sub(by),
+        };
+        let mut digits = number.to_string().into_bytes();
+        digits.resize(digits.len().max(text.len()), b' ');
+        let expiry = counting.expiry.unwrap_or_else(|| live.expiry());
+        let writing = Writing { unique: counting.unique, expiry, ..Writing::like(live, tenant, key) };
+        let written = cache.write(guard, hands, &lock, Some(live), &writing, &[&digits])?;
+        hands.count(tenant, hits);
+        hands.count_access(cache);
+        Ok(Counted::Is { number, unique: written.unique, expiry })
+    }
+
+    /// Removes a key on conditions, or leaves it behind stale or blank.
+    pub fn remove(&mut self, tenant: u16, removing: &Removing<'_>) -> Result<Removed, Needs> {
+        let Turn { cache, guard, hands } = self;
+        let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let key = removing.key;
+        let hash = cache.memory.hash(tenant, key);
+        let lock = cache.memory.lock(hash);
         let Some(live) = cache.live(guard, tenant, key, hash) else {
             if let Some(read) = cache.flash_read(tenant, key, hash) {
                 return Err(Needs::Flash(read));
             }
-            hands.count(tenant, misses);
-            return Ok(Counted::Unknown);
+            hands.count(tenant, Count::DeleteMisses);
+            return Ok(Removed::Unknown);
         };
-        let text = if live.value_bytes() > 24 { Vec::new() } else { live.value_to_vec() };
-        let Some(number) = parse_counter(&text) else { return Ok(Counted::NotANumber) };
-        let result = match delta {
-            Delta::Increment(by) => number.wrapping_add(by),
-            Delta::Decrement(by) => number.saturating_sub(by),
-        };
-        let mut digits = result.to_string().into_bytes();
-        digits.resize(digits.len().max(text.len()), b' ');
-        let writing = Writing { tenant, key, client_flags: live.client_flags(), expiry: live.expiry() };
-        let version = cache.write(guard, hands, &lock, Some(live), &writing, &[&digits])?;
-        hands.count(tenant, hits);
+        if removing.compare.is_some_and(|unique| unique != live.unique()) {
+            hands.count(tenant, Count::DeleteMisses);
+            return Ok(Removed::Changed);
+        }
+        if !removing.stale && removing.blank.is_none() {
+            cache.hide(&lock, live);
+            if cache.is_sampled(hash) {
+                cache.sampler(tenant).deleted(hash);
+            }
+        } else {
+            let mut writing = Writing::like(live, tenant, key);
+            let mut value: Vec<&[u8]> = live.value().collect();
+            if let Some((client_flags, expiry)) = removing.blank {
+                value = Vec::new();
+                (writing.client_flags, writing.expiry, writing.stale, writing.won) =
+                    (client_flags, expiry, false, false);
+                writing.unique = Some(live.unique());
+            }
+            if removing.stale {
+                (writing.stale, writing.won, writing.unique) = (true, false, None);
+                writing.expiry = removing.expiry.unwrap_or(writing.expiry);
+            }
+            writing.unique = removing.unique.or(writing.unique);
+            cache.write(guard, hands, &lock, Some(live), &writing, &value)?;
+        }
+        hands.count(tenant, Count::DeleteHits);
         hands.count_access(cache);
-        Ok(Counted::Is(result, version))
+        Ok(Removed::Yes)
     }
 
     /// Gives a key another expiry.
@@ -261,12 +433,37 @@ impl Turn<'_> {
             return Ok(());
         };
         if cache.is_dead(read.tenant, record.head.version, record.head.expiry).is_none() {
-            let object = cache.object_of(&record);
+            let mut object = cache.object_of(&record);
+            // it comes because a client asks for it, who may also ask when it was used last
+            object.access.last = cache.clock.tick_at(record.head.accessed);
+            object.access.reads = record.head.reads.min(1);
             let at = cache.append(hands, read.hash, &object)?;
             cache.publish(guard, &lock, at, None);
         }
         flash.hide(read.hash, read.tenant, &read.key);
         Ok(())
+    }
+}
+
+/// How a store's compared unique stands to its key's.
+enum Comparison {
+    /// Nothing is compared, or it is the same.
+    Fits,
+    /// There is no key.
+    Missing,
+    /// It is another.
+    Differs,
+    /// It is lower, and the store is content with that.
+    Lower,
+}
+
+fn compared(storing: &Storing<'_>, live: Option<Object<'_>>) -> Comparison {
+    match (storing.compare, live.map(|live| live.unique())) {
+        (None, _) => Comparison::Fits,
+        (Some(_), None) => Comparison::Missing,
+        (Some(wanted), Some(unique)) if wanted == unique => Comparison::Fits,
+        (Some(wanted), Some(unique)) if storing.stale_if_lower && wanted < unique => Comparison::Lower,
+        _ => Comparison::Differs,
     }
 }
 
@@ -278,9 +475,9 @@ fn parse_counter(text: &[u8]) -> Option<u64> {
 }
 
 impl Hands {
-    fn count_store(&self, tenant: u16, mode: Mode, outcome: Stored) {
+    fn count_store(&self, tenant: u16, storing: &Storing<'_>, outcome: Stored) {
         self.count(tenant, Count::Sets);
-        if let Mode::Cas(_) = mode {
+        if storing.compare.is_some() {
             match outcome {
                 Stored::Yes(_) => self.count(tenant, Count::CasHits),
                 Stored::Changed => self.count(tenant, Count::CasBadval),
@@ -314,11 +511,10 @@ impl Cache {
             Mode::Append => pieces.push(value),
             _ => pieces.insert(0, value),
         }
-        let kept = Writing { client_flags: live.client_flags(), expiry: live.expiry(), ..*writing };
-        self.write(guard, hands, lock, Some(live), &kept, &pieces).map(Stored::Yes)
+        self.write(guard, hands, lock, Some(live), writing, &pieces).map(Stored::Yes)
     }
 
-    /// Appends, publishes, hides what was there before, and keeps the accounts. Returns the new version.
+    /// Appends, publishes, hides what was there before, and keeps the accounts.
     fn write(
         &self,
         guard: &log_memory::Turn<'_>,
@@ -327,7 +523,7 @@ impl Cache {
         old: Option<Object<'_>>,
         writing: &Writing<'_>,
         value: &[&[u8]],
-    ) -> Result<u64, Needs> {
+    ) -> Result<Written, Needs> {
         let (tenant, hash) = (writing.tenant, lock.hash());
         let tick = self.clock.tick();
         let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
@@ -339,8 +535,9 @@ impl Cache {
             client_flags: writing.client_flags,
             expiry: writing.expiry,
             version,
+            unique: writing.unique,
             birth: tick,
-            access: Access { last: tick, updates, ..Access::default() },
+            access: Access { last: tick, updates, stale: writing.stale, won: writing.won, ..Access::default() },
             history: old.map_or_else(|| self.history_of(hash), |old| old.history()),
             rescued: false,
         };
@@ -352,10 +549,31 @@ impl Cache {
         if self.is_sampled(hash) {
             self.sampler(tenant).stored(hash);
         }
-        let bytes = writing.key.len() + value.iter().map(|piece| piece.len()).sum::<usize>();
+        let value_bytes = value.iter().map(|piece| piece.len()).sum::<usize>();
         hands.count(tenant, Count::Stored);
-        hands.count_by(tenant, Count::StoredBytes, bytes as u64);
-        Ok(version)
+        hands.count_by(tenant, Count::StoredBytes, (writing.key.len() + value_bytes) as u64);
+        Ok(Written { unique: writing.unique.unwrap_or(version), value_bytes })
+    }
+
+    /// Stores a key without a value, won by the client that asked for it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a turn, apart so that views and hands can be borrowed at once"
+    )]
+    pub(crate) fn create_won<'t>(
+        &'t self,
+        guard: &'t log_memory::Turn<'_>,
+        hands: &mut Hands,
+        lock: &KeyLock<'_>,
+        old: Option<Object<'_>>,
+        tenant: u16,
+        key: &[u8],
+        expiry: u32,
+        unique: Option<u64>,
+    ) -> Result<Object<'t>, Needs> {
+        let writing = Writing { tenant, key, client_flags: 0, expiry, unique, stale: false, won: true };
+        self.write(guard, hands, lock, old, &writing, &[])?;
+        Ok(self.published(guard, tenant, key, lock.hash()).expect("it was published under this lock"))
     }
 
     /// Appends an object, or tells the cleaner how much room it takes.
@@ -378,7 +596,13 @@ impl Cache {
         self.memory.find(guard, hash, tenant, key)
     }
 
-    fn live<'t>(&'t self, guard: &'t log_memory::Turn<'_>, tenant: u16, key: &[u8], hash: u64) -> Option<Object<'t>> {
+    pub(crate) fn live<'t>(
+        &'t self,
+        guard: &'t log_memory::Turn<'_>,
+        tenant: u16,
+        key: &[u8],
+        hash: u64,
+    ) -> Option<Object<'t>> {
         let found = self.published(guard, tenant, key, hash);
         found.filter(|object| self.is_dead(tenant, object.version(), object.expiry()).is_none())
     }
@@ -435,8 +659,9 @@ impl Cache {
             client_flags: record.head.client_flags,
             expiry: record.head.expiry,
             version: record.head.version,
+            unique: None,
             birth: tick,
-            access: Access { last: tick, updates: record.head.updates, ..Access::default() },
+            access: Access { last: tick, updates: record.head.updates, won: record.head.won, ..Access::default() },
             history: record.head.history,
             rescued: true,
         }

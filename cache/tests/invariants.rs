@@ -2,7 +2,7 @@
 
 mod common;
 
-use cache::{Admission, CacheSettings, Count, Mode, Rank, Recognition, TenantSpec};
+use cache::{Admission, CacheSettings, Count, Mode, Rank, Recognition, Storing, TenantSpec};
 use common::{Dice, Rig, tiny};
 
 fn tenant(name: &str, reserved_bytes: i64) -> TenantSpec {
@@ -91,7 +91,7 @@ fn a_full_log_without_eviction_refuses_and_keeps() {
     let mut stored = 0;
     loop {
         let key = format!("k{stored}");
-        match rig.cache.turn(&mut worker).store(0, key.as_bytes(), Mode::Set, 0, 0, &[1; 500]) {
+        match rig.cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, key.as_bytes(), &[1; 500])) {
             Ok(_) => stored += 1,
             Err(cache::Needs::Room) => break,
             Err(other) => panic!("{other:?}"),

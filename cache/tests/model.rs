@@ -105,7 +105,7 @@ fn run(seed: u64, steps: u64) -> (Run, cache::Totals) {
                     rig.count(&mut worker, || rig.step(&mut background), tenant, name.as_bytes(), Delta::Increment(3));
                 let key = (tenant + 10, number);
                 match counted {
-                    Counted::Is(value, _) => {
+                    Counted::Is { number: value, .. } => {
                         let old = run.model.get(&key).expect("a counter exists only once stored");
                         let before: u64 = std::str::from_utf8(&old.0).unwrap().trim().parse().unwrap();
                         assert_eq!(value, before + 3, "seed {seed}, step {step}");
@@ -116,7 +116,7 @@ fn run(seed: u64, steps: u64) -> (Run, cache::Totals) {
                         rig.store(&mut worker, make_room, tenant, name.as_bytes(), Mode::Add, 0, b"5");
                         run.model.insert(key, (b"5".to_vec(), 0));
                     }
-                    Counted::NotANumber => panic!("seed {seed}, step {step}: a counter lost its value"),
+                    other => panic!("seed {seed}, step {step}: a counter came to {other:?}"),
                 }
             }
             96..99 => {

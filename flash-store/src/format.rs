@@ -5,7 +5,7 @@
 //! segment  header (one page) | pages of records
 //! page     record | record | ... | zeroes           4 KiB; a record of one page never crosses into the next
 //! record   checksum 4 | value length 4 | key length 1 | traits 1 | tenant 2 | client flags 4 | expiry 4 | version 6 |
-//!          reads 1 | updates and history 1 | key | value                                    little-endian, unaligned
+//!          reads 1 | updates and history 1 | last access 4 | key | value                   little-endian, unaligned
 //! ```
 //! A record longer than a page begins in a page among others with its header, its key and as much of its value as makes the
 //! rest a whole number of pages; the rest fills the pages that follow. So a reader that knows the first page and the number
@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 use crate::{PAGE_BYTES, Page};
 
 /// Bytes of a record before its key.
-pub const RECORD_HEADER_BYTES: usize = 28;
+pub const RECORD_HEADER_BYTES: usize = 32;
 /// Tenant number of a record that was taken back before its segment was written.
 pub(crate) const TENANT_NOBODY: u16 = u16::MAX;
 const SUPERBLOCK_MAGIC: &[u8; 16] = b"flashare flash 1";
@@ -27,6 +27,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"flashseg";
 /// Version of this format.
 pub const FORMAT_VERSION: u32 = 1;
 const TRAIT_RESCUED: u8 = 1;
+const TRAIT_WON: u8 = 2;
 
 /// Everything that is kept of an object on flash but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,12 @@ pub struct RecordHead<'a> {
     pub updates: u8,
     /// What was remembered of it in DRAM, 0 to 7.
     pub history: u8,
+    /// Absolute second of its last access in DRAM.
+    pub accessed: u32,
     /// Whether it was on flash before.
     pub rescued: bool,
+    /// A client holds the right to recache it.
+    pub won: bool,
 }
 
 /// A record whose tenant, full key and checksum were compared with what was asked for (INV-OWN-KEY). It does not prove that
@@ -117,13 +122,14 @@ fn header_bytes(head: &RecordHead<'_>, value_bytes: usize) -> [u8; RECORD_HEADER
     let mut out = [0; RECORD_HEADER_BYTES];
     out[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
     out[8] = head.key.len() as u8;
-    out[9] = if head.rescued { TRAIT_RESCUED } else { 0 };
+    out[9] = (u8::from(head.rescued) * TRAIT_RESCUED) | (u8::from(head.won) * TRAIT_WON);
     out[10..12].copy_from_slice(&head.tenant.to_le_bytes());
     out[12..16].copy_from_slice(&head.client_flags.to_le_bytes());
     out[16..20].copy_from_slice(&head.expiry.to_le_bytes());
     out[20..26].copy_from_slice(&head.version.to_le_bytes()[..6]);
     out[26] = head.reads;
     out[27] = head.updates << 4 | head.history;
+    out[28..32].copy_from_slice(&head.accessed.to_le_bytes());
     out
 }
 
@@ -228,7 +234,9 @@ fn record_at(bytes: &[u8], at: usize) -> Option<Claimed<'_>> {
         reads: header[26],
         updates: header[27] >> 4,
         history: header[27] & 7,
+        accessed: word(28),
         rescued: header[9] & TRAIT_RESCUED != 0,
+        won: header[9] & TRAIT_WON != 0,
     };
     Some(Claimed { record: Record { head, value: [near, far] }, at, extent, bytes })
 }
@@ -290,17 +298,19 @@ mod tests {
             reads: 63,
             updates: 15,
             history: 7,
+            accessed: u32::MAX,
             rescued: true,
+            won: true,
         }
     }
 
     #[test]
     fn records_of_every_length_come_back_whole() {
         let seed = PageSeed::new(1, 2, 3);
-        for len in [0, 1, 100, 4000, 4061, 4062, 4063, 4064, 4096, 8100, 8150, 8156, 8160, 12_285, 100_000] {
+        for len in [0, 1, 100, 4000, 4057, 4058, 4059, 4060, 4096, 8100, 8150, 8152, 8154, 8160, 12_285, 100_000] {
             let value: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
             let extent = Extent::of(6, len);
-            for at in [0, 40].into_iter().filter(|at| at + extent.first <= PAGE_BYTES) {
+            for at in [0, 44].into_iter().filter(|at| at + extent.first <= PAGE_BYTES) {
                 let mut pages = vec![Page::ZERO; extent.pages()];
                 if at > 0 {
                     write_record(&mut pages, 0, seed, &head(b"other"), [&b"1234567"[..]].into_iter());

@@ -11,7 +11,19 @@ fn hash_of(tenant: u16, key: &[u8]) -> u64 {
 }
 
 fn head(key: &[u8], version: u64) -> RecordHead<'_> {
-    RecordHead { tenant: 1, key, client_flags: 0, expiry: 0, version, reads: 0, updates: 0, history: 0, rescued: false }
+    RecordHead {
+        tenant: 1,
+        key,
+        client_flags: 0,
+        expiry: 0,
+        version,
+        reads: 0,
+        updates: 0,
+        history: 0,
+        accessed: 0,
+        rescued: false,
+        won: false,
+    }
 }
 
 fn append(store: &FlashStore, key: &str, version: u64, value: &[u8]) -> Placed {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! word 0   version (48) | tenant (16)                                                            fixed once published
-//! word 1   value length (28) | key length (8) | birth tick (20) | history (3) | rescued (1) | flags? (1) | kind (2) | spare (1)
+//! word 1   value length (28) | key length (8) | birth tick (20) | history (3) | rescued (1) | flags? (1) | kind (2) | unique? (1)
 //! word 2   expiry (32) | last access tick (20) | reads (6) | updates (4) | stale (1) | won (1)    changes in place
-//! then     client flags (4, only when not 0), key, value                                         padded to 8
+//! then     client flags (4, only when not 0), unique (8, only when a client chose it), key, value padded to 8
 //! ```
 //! A value above [`crate::Shape::fragment_bytes_max`] is cut up: its *head* holds the key and, behind it at the next 8-byte boundary, a count and
 //! a word (location, length) for each *fragment*; fragments are entries of the log of their own and move independently.
@@ -63,8 +63,10 @@ pub struct NewObject<'a> {
     pub client_flags: u32,
     /// Absolute second at which it expires; 0 for never.
     pub expiry: u32,
-    /// Version, below 2^48; the CAS unique of its key.
+    /// Version, below 2^48; the CAS unique of its key unless a client chose one.
     pub version: u64,
+    /// The CAS unique that a client chose instead (meta and binary protocols).
+    pub unique: Option<u64>,
     /// Tick of its arrival.
     pub birth: u32,
     /// Access statistics to begin with.
@@ -81,7 +83,8 @@ impl NewObject<'_> {
     }
 
     fn prefix_bytes(&self) -> usize {
-        HEADER_BYTES + if self.client_flags == 0 { 0 } else { 4 } + self.key.len()
+        let flags = if self.client_flags == 0 { 0 } else { 4 };
+        HEADER_BYTES + flags + if self.unique.is_some() { 8 } else { 0 } + self.key.len()
     }
 
     /// Bytes in the log when stored in one piece.
@@ -103,7 +106,8 @@ impl NewObject<'_> {
                 | u64::from(self.history & 7) << 5
                 | u64::from(self.rescued) << 4
                 | u64::from(self.client_flags != 0) << 3
-                | (kind as u64) << 1,
+                | (kind as u64) << 1
+                | u64::from(self.unique.is_some()),
             self.access.word(self.expiry),
         ]
     }
@@ -244,8 +248,31 @@ impl<'t> Object<'t> {
         self.word(1) >> 3 & 1 == 1
     }
 
-    fn key_at(&self) -> usize {
+    fn has_unique(&self) -> bool {
+        self.word(1) & 1 == 1
+    }
+
+    fn unique_at(&self) -> usize {
         self.at.byte() + HEADER_BYTES + if self.has_flags() { 4 } else { 0 }
+    }
+
+    fn key_at(&self) -> usize {
+        self.unique_at() + if self.has_unique() { 8 } else { 0 }
+    }
+
+    /// The CAS unique that a client chose for it, if one did.
+    pub fn chosen_unique(&self) -> Option<u64> {
+        if !self.has_unique() {
+            return None;
+        }
+        // SAFETY: bytes of a published object (INV-GRACE).
+        let bytes = unsafe { self.region.bytes(self.unique_at(), 8) };
+        Some(u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+    }
+
+    /// Its CAS unique: the chosen one, or its version.
+    pub fn unique(&self) -> u64 {
+        self.chosen_unique().unwrap_or_else(|| self.version())
     }
 
     /// memcached's opaque 32 bits.
@@ -278,6 +305,13 @@ impl<'t> Object<'t> {
     pub fn set_expiry(&self, expiry: u32) {
         let _ = self.mutable().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             Some(u64::from(expiry) << 32 | word & 0xffff_ffff)
+        });
+    }
+
+    /// Marks it stale, or as won by a client. The caller holds the lock of its key.
+    pub fn set_marks(&self, stale: bool, won: bool) {
+        let _ = self.mutable().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            Some(word & !3 | u64::from(stale) << 1 | u64::from(won))
         });
     }
 
@@ -476,6 +510,11 @@ unsafe fn write_prefix(region: &Region, at: Location, object: &NewObject<'_>, ki
         unsafe { region.write(to, &object.client_flags.to_le_bytes()) };
         to += 4;
     }
+    if let Some(unique) = object.unique {
+        // SAFETY: the range is the caller's.
+        unsafe { region.write(to, &unique.to_le_bytes()) };
+        to += 8;
+    }
     // SAFETY: the range is the caller's.
     unsafe { region.write(to, object.key) };
     to + object.key.len()
@@ -489,7 +528,13 @@ mod tests {
     fn a_header_gives_back_what_was_stored() {
         let region = Region::map(1 << 16).unwrap();
         let access = Access { last: TICK_MASK as u32, reads: 63, updates: 15, stale: true, won: false };
-        for (flags, version, expiry) in [(0, 0, 0), (u32::MAX, VERSION_MAX, u32::MAX), (1, 1, 1)] {
+        let cases = [
+            (0, 0, 0, None),
+            (u32::MAX, VERSION_MAX, u32::MAX, Some(u64::MAX)),
+            (1, 1, 1, Some(0)),
+            (0, 1, 1, Some(7)),
+        ];
+        for (flags, version, expiry, unique) in cases {
             let object = NewObject {
                 tenant: u16::MAX,
                 key: b"a key",
@@ -497,6 +542,7 @@ mod tests {
                 client_flags: flags,
                 expiry,
                 version,
+                unique,
                 birth: 77,
                 access,
                 history: 7,
@@ -516,6 +562,10 @@ mod tests {
             assert_eq!((stored.birth(), stored.history(), stored.rescued()), (77, 7, true));
             assert_eq!(stored.access(), access);
             assert_eq!(stored.log_bytes(), object.whole_bytes());
+            assert_eq!((stored.chosen_unique(), stored.unique()), (unique, unique.unwrap_or(version)));
+            stored.set_marks(false, true);
+            assert_eq!(stored.access(), Access { stale: false, won: true, ..access });
+            stored.set_marks(true, false);
             stored.set_expiry(9);
             assert_eq!((stored.expiry(), stored.access()), (9, access));
         }

@@ -33,6 +33,7 @@ fn store(
         client_flags: (key % 3) as u32,
         expiry: 0,
         version,
+        unique: (key % 5 == 0).then_some(version ^ u64::MAX),
         birth: 0,
         access: Access::default(),
         history: 0,

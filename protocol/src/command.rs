@@ -52,7 +52,17 @@ pub struct Store<'b> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'b>(pub(crate) &'b [u8]);
 
-impl Keys<'_> {
+impl<'b> Keys<'b> {
+    /// The words of a line.
+    pub fn of_line(line: &'b [u8]) -> Keys<'b> {
+        Keys(line)
+    }
+
+    /// The words as they are, spaces and all.
+    pub fn as_bytes(&self) -> &'b [u8] {
+        self.0
+    }
+
     /// The keys from byte `at` on.
     pub fn skip_bytes(mut self, at: usize) -> Self {
         self.0 = &self.0[at.min(self.0.len())..];
@@ -91,6 +101,14 @@ pub enum Request<'b> {
     },
     /// set, add, replace, append, prepend, cas.
     Store(Store<'b>),
+    /// mg, md, ma, me: the key, and its flags, which are read by [`crate::Meta::parse`].
+    Meta(crate::MetaVerb, &'b [u8], Keys<'b>),
+    /// ms: the key, bytes of the value that follows, and the flags.
+    MetaStore(&'b [u8], usize, Keys<'b>),
+    /// mn.
+    MetaNoOp,
+    /// A command of the operator's: its words, the verb first.
+    Operator(Keys<'b>, Reply),
     /// incr, decr.
     Arithmetic {
         /// The key.
@@ -115,8 +133,6 @@ pub enum Request<'b> {
     },
     /// flush_all, after so many seconds.
     FlushAll(i64, Reply),
-    /// verbosity.
-    Verbosity(u32, Reply),
     /// version.
     Version,
     /// quit.

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod meta;
 pub mod text;
 
 pub use command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX};
+pub use meta::{Meta, MetaVerb};

@@ -1,5 +1,6 @@
 //! The classic text dialect: lines in, lines out, to the letter of memcached's doc/protocol.txt and proto_text.c (1.6.45).
 
+use crate::MetaVerb;
 use crate::command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX};
 
 const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
@@ -64,7 +65,14 @@ fn parse_line(line: &[u8]) -> Request<'_> {
         b"delete" => delete(rest),
         b"touch" => touch(rest),
         b"flush_all" => flush_all(rest),
-        b"verbosity" => verbosity(rest),
+        b"mg" => meta(MetaVerb::Get, rest),
+        b"ms" => meta_store(rest),
+        b"md" => meta(MetaVerb::Delete, rest),
+        b"ma" => meta(MetaVerb::Arithmetic, rest),
+        b"me" => meta(MetaVerb::Debug, rest),
+        b"mn" => Request::MetaNoOp,
+        b"verbosity" | b"shutdown" | b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" | b"watch"
+        | b"extstore" | b"refresh_certs" | b"debugtime" | b"misbehave" => Request::Operator(Keys(line), words(rest).2),
         b"version" => Request::Version,
         b"quit" => Request::Quit,
         b"stats" => Request::Stats(rest.0.trim_ascii()),
@@ -171,9 +179,16 @@ fn flush_all(rest: Keys<'_>) -> Request<'_> {
     }
 }
 
-fn verbosity(rest: Keys<'_>) -> Request<'_> {
-    let (row, _, reply) = words(rest);
-    number(row[0]).map_or_else(|| refuse(BAD_FORMAT, reply), |level| Request::Verbosity(level, reply))
+fn meta(verb: MetaVerb, mut rest: Keys<'_>) -> Request<'_> {
+    rest.next().map_or_else(|| refused(BAD_FORMAT), |key| Request::Meta(verb, key, rest))
+}
+
+fn meta_store(mut rest: Keys<'_>) -> Request<'_> {
+    let (Some(key), Some(bytes)) = (rest.next(), rest.next()) else { return refused(BAD_FORMAT) };
+    match number::<i64>(bytes).filter(|bytes| (0..=VALUE_BYTES_STATED_MAX).contains(bytes)) {
+        Some(bytes) => Request::MetaStore(key, bytes as usize, rest),
+        None => refused(BAD_FORMAT),
+    }
 }
 
 /// Spells `VALUE key flags bytes [unique]` and the line's end.
@@ -272,7 +287,6 @@ mod tests {
         assert_eq!(error(&format!("set {long} 0 0 5 noreply\r\n")), (BAD_FORMAT, 7, Reply::Silent));
         assert_eq!(error("incr k x\r\n").0, "CLIENT_ERROR invalid numeric delta argument");
         assert_eq!(error("touch k x\r\n").0, BAD_EXPTIME);
-        assert_eq!(error("verbosity noreply\r\n"), (BAD_FORMAT, 0, Reply::Silent));
         assert_eq!(request("delete k 5 words\r\n"), Request::Delete(b"k", Reply::Wanted));
     }
 

@@ -7,6 +7,8 @@ mod config;
 mod driver;
 mod flags;
 mod lifecycle;
+mod meta;
+mod operator;
 mod serve;
 mod session;
 mod stats;

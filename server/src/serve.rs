@@ -1,11 +1,11 @@
 //! The main path as a sentence: a request, its tenant, the cache's answer, its spelling.
 
-use cache::{Cache, Counted, Delta, Lookup, Mode, Needs, Stored, Touched, Turn};
+use cache::{Cache, Counted, Counting, Delta, Lookup, Mode, Needs, Stored, Storing, Touched, Turn};
 use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
 use crate::VERSION;
-use crate::session::Connection;
-use crate::stats;
+use crate::session::{Connection, Spelling};
+use crate::{meta, operator, stats};
 
 /// Expiries up to this many seconds are from now on; larger ones are absolute.
 const RELATIVE_SECS_MAX: i64 = 60 * 60 * 24 * 30;
@@ -35,16 +35,22 @@ pub(crate) enum Short {
 }
 
 /// Whether an object with this line fits `-I`.
-pub(crate) fn fits(cache: &Cache, store: &Store<'_>) -> bool {
-    store.key.len() + store.bytes + ITEM_OVERHEAD_BYTES <= cache.settings().item_bytes_max
+pub(crate) fn fits(cache: &Cache, key_bytes: usize, value_bytes: usize) -> bool {
+    key_bytes + value_bytes + ITEM_OVERHEAD_BYTES <= cache.settings().item_bytes_max
 }
 
 /// Refuses a value that does not fit. A set that fails so must not leave the old value behind, as in memcached.
-pub(crate) fn refuse_too_large(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>) {
-    if store.verb == StoreVerb::Set {
-        turn.delete(connection.tenant_of(turn.cache(), store.key), store.key);
+pub(crate) fn refuse_too_large(
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    key: &[u8],
+    is_set: bool,
+    reply: Reply,
+) {
+    if is_set {
+        turn.delete(connection.tenant_of(turn.cache(), key), key);
     }
-    connection.reply(store.reply, "SERVER_ERROR object too large for cache");
+    connection.reply(reply, "SERVER_ERROR object too large for cache");
 }
 
 /// Serves anything but a store.
@@ -80,11 +86,12 @@ pub(crate) fn request(
             connection.reply(reply, "OK");
             Served::Done
         }
-        Request::Verbosity(level, reply) => {
-            connection.server().set_verbosity(level);
-            connection.reply(reply, "OK");
+        Request::Meta(verb, key, words) => meta::request(turn, connection, verb, key, words),
+        Request::MetaNoOp => {
+            connection.reply(Reply::Wanted, "MN");
             Served::Done
         }
+        Request::Operator(words, reply) => operator::request(cache, connection, words, reply),
         Request::Version => {
             connection.reply(Reply::Wanted, &format!("VERSION {VERSION}"));
             Served::Done
@@ -99,7 +106,7 @@ pub(crate) fn request(
             connection.reply(reply, line);
             Served::Skip(skip)
         }
-        Request::Store(_) => unreachable!("stores come with their value, by another way"),
+        Request::Store(_) | Request::MetaStore(..) => unreachable!("stores come with their value, by another way"),
     }
 }
 
@@ -119,7 +126,7 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
                 let held = connection.hold_output(cache, object.value_bytes());
                 if held {
                     let out = connection.out();
-                    let unique = with_cas.then(|| object.version());
+                    let unique = with_cas.then(|| object.unique());
                     text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
                     object.value().for_each(|piece| out.extend_from_slice(piece));
                     out.extend_from_slice(b"\r\n");
@@ -135,7 +142,7 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
                         key,
                         object.client_flags,
                         object.value.len(),
-                        with_cas.then_some(object.version),
+                        with_cas.then_some(object.unique),
                     );
                     out.extend_from_slice(&object.value);
                     out.extend_from_slice(b"\r\n");
@@ -145,7 +152,7 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
             Lookup::Flash(read) => {
                 let held = connection.hold_output(cache, read.pages() * cache::PAGE_BYTES);
                 if held {
-                    connection.leave_hole(read, with_cas);
+                    connection.leave_hole(read, Spelling::Text { with_cas });
                 }
                 held
             }
@@ -185,7 +192,7 @@ fn get_and_touch(
                 return Served::Needs(Needs::Room);
             }
             let out = connection.out();
-            let unique = with_cas.then(|| object.version());
+            let unique = with_cas.then(|| object.unique());
             text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
             object.value().for_each(|piece| out.extend_from_slice(piece));
             out.extend_from_slice(b"\r\n");
@@ -198,17 +205,18 @@ fn get_and_touch(
 /// Serves a store whose value has arrived.
 pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>, value: &[u8]) -> Served {
     let cache = turn.cache();
-    let mode = match store.verb {
-        StoreVerb::Set => Mode::Set,
-        StoreVerb::Add => Mode::Add,
-        StoreVerb::Replace => Mode::Replace,
-        StoreVerb::Append => Mode::Append,
-        StoreVerb::Prepend => Mode::Prepend,
-        StoreVerb::Cas(unique) => Mode::Cas(unique),
+    let (mode, compare) = match store.verb {
+        StoreVerb::Set => (Mode::Set, None),
+        StoreVerb::Add => (Mode::Add, None),
+        StoreVerb::Replace => (Mode::Replace, None),
+        StoreVerb::Append => (Mode::Append, None),
+        StoreVerb::Prepend => (Mode::Prepend, None),
+        StoreVerb::Cas(unique) => (Mode::Set, Some(unique)),
     };
     let tenant = connection.tenant_of(cache, store.key);
     let expiry = absolute(store.exptime, cache.now());
-    let line = match turn.store(tenant, store.key, mode, store.client_flags, expiry, value) {
+    let storing = Storing { client_flags: store.client_flags, expiry, compare, ..Storing::new(mode, store.key, value) };
+    let line = match turn.store(tenant, &storing) {
         Ok(Stored::Yes(_)) => "STORED",
         Ok(Stored::No) => "NOT_STORED",
         Ok(Stored::Changed) => "EXISTS",
@@ -231,9 +239,9 @@ fn arithmetic(
 ) -> Served {
     let cache = turn.cache();
     let delta = if up { Delta::Increment(delta) } else { Delta::Decrement(delta) };
-    match turn.arithmetic(connection.tenant_of(cache, key), key, delta) {
-        Ok(Counted::Is(number, _)) if reply == Reply::Wanted => text::number_line(connection.out(), number),
-        Ok(Counted::Is(..)) => {}
+    match turn.arithmetic(connection.tenant_of(cache, key), &Counting::new(key, delta)) {
+        Ok(Counted::Is { number, .. }) if reply == Reply::Wanted => text::number_line(connection.out(), number),
+        Ok(Counted::Is { .. } | Counted::Changed) => {}
         Ok(Counted::NotANumber) => {
             connection.reply(reply, "CLIENT_ERROR cannot increment or decrement non-numeric value");
         }
@@ -244,7 +252,7 @@ fn arithmetic(
 }
 
 /// The absolute second of an expiry as clients state it: 0 is never, up to 30 days is from now on, negative is gone already.
-fn absolute(exptime: i64, now: u32) -> u32 {
+pub(crate) fn absolute(exptime: i64, now: u32) -> u32 {
     match exptime {
         0 => 0,
         ..0 => 1,
@@ -255,7 +263,7 @@ fn absolute(exptime: i64, now: u32) -> u32 {
 
 impl Connection {
     /// Whose key it is: the port's tenant's, or whoever's prefix it has.
-    fn tenant_of(&self, cache: &Cache, key: &[u8]) -> u16 {
+    pub(crate) fn tenant_of(&self, cache: &Cache, key: &[u8]) -> u16 {
         self.tenant.unwrap_or_else(|| cache.tenant_of(key))
     }
 }

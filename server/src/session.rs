@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cache::{Cache, Completed, FlashRead, Page, Turn, Worker};
-use protocol::{Reply, Request, Store, text};
+use protocol::{Meta, Reply, Request, Store, StoreVerb, text};
 
+use crate::meta;
 use crate::serve::{self, Served, Short};
 use crate::stats::Server;
 
@@ -36,7 +37,47 @@ pub struct Wanted {
 
 enum Chunk {
     Ready(Vec<u8>),
-    Hole { slot: Slot, with_cas: bool },
+    Hole { slot: Slot, spelling: Spelling },
+}
+
+/// How a value that comes from flash is told.
+pub(crate) enum Spelling {
+    /// get and gets.
+    Text {
+        /// Whether its unique is wanted.
+        with_cas: bool,
+    },
+    /// mg, with its key and flags as they were on the line.
+    Meta(Box<[u8]>),
+}
+
+/// A store whose line has arrived.
+enum Storable<'b> {
+    Classic(Store<'b>),
+    Meta(Meta<'b>, usize),
+}
+
+impl Storable<'_> {
+    fn key_bytes(&self) -> usize {
+        match self {
+            Storable::Classic(store) => store.key.len(),
+            Storable::Meta(meta, _) => meta.key.len(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Storable::Classic(store) => store.bytes,
+            Storable::Meta(_, bytes) => *bytes,
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        match self {
+            Storable::Classic(store) => store.reply,
+            Storable::Meta(..) => Reply::Wanted,
+        }
+    }
 }
 
 /// Why a connection does not go on by itself.
@@ -157,7 +198,17 @@ impl Connection {
             }
             text::Parsed::Line(Request::Store(store), line) => {
                 *stored = true;
-                self.serve_store(cache, turn, &input, line, &store)
+                self.serve_store(cache, turn, &input, line, &Storable::Classic(store))
+            }
+            text::Parsed::Line(Request::MetaStore(key, bytes, words), line) => {
+                *stored = true;
+                match meta::check_store(key, words) {
+                    Ok(meta) => self.serve_store(cache, turn, &input, line, &Storable::Meta(meta, bytes)),
+                    Err(error) => {
+                        self.reply(Reply::Wanted, error);
+                        self.finish(Served::Skip(bytes + 2), line)
+                    }
+                }
             }
             text::Parsed::Line(request, line) => {
                 let served = serve::request(cache, turn, self, &request);
@@ -177,31 +228,38 @@ impl Connection {
         turn: &mut Turn<'_>,
         input: &[u8],
         line: usize,
-        store: &Store<'_>,
+        store: &Storable<'_>,
     ) -> bool {
-        let body = &input[self.used + line..];
-        if !serve::fits(cache, store) {
-            serve::refuse_too_large(turn, self, store);
-            return self.finish(Served::Skip(store.bytes + 2), line);
+        let (body, bytes) = (&input[self.used + line..], store.bytes());
+        if !serve::fits(cache, store.key_bytes(), bytes) {
+            match store {
+                Storable::Classic(store) => {
+                    serve::refuse_too_large(turn, self, store.key, store.verb == StoreVerb::Set, store.reply);
+                }
+                Storable::Meta(meta, _) => meta::refuse_store(turn, self, meta),
+            }
+            return self.finish(Served::Skip(bytes + 2), line);
         }
-        if body.len() < store.bytes + 2 {
-            let total = line + store.bytes + 2;
+        if body.len() < bytes + 2 {
+            let total = line + bytes + 2;
             if !hold(cache, &mut self.held_in, total.saturating_sub(FREE_BYTES / 2)) {
-                self.reply(store.reply, "SERVER_ERROR out of memory storing object");
-                return self.finish(Served::Skip(store.bytes + 2), line);
+                self.reply(store.reply(), "SERVER_ERROR out of memory storing object");
+                return self.finish(Served::Skip(bytes + 2), line);
             }
             self.expected = self.used + total;
             return false;
         }
-        let (value, end) = body[..store.bytes + 2].split_at(store.bytes);
-        let served = if end == b"\r\n" {
-            serve::store(turn, self, store, value)
-        } else {
-            self.reply(store.reply, "CLIENT_ERROR bad data chunk");
-            Served::Done
+        let (value, end) = body[..bytes + 2].split_at(bytes);
+        let served = match store {
+            _ if end != b"\r\n" => {
+                self.reply(store.reply(), "CLIENT_ERROR bad data chunk");
+                Served::Done
+            }
+            Storable::Classic(store) => serve::store(turn, self, store, value),
+            Storable::Meta(meta, _) => meta::store(turn, self, meta, value),
         };
         self.expected = 0;
-        self.finish(served, line + store.bytes + 2)
+        self.finish(served, line + bytes + 2)
     }
 
     /// What follows from a request of `bytes` bytes. Returns whether the next one can be served.
@@ -256,9 +314,9 @@ impl Connection {
     }
 
     /// Leaves a hole in the output for a value that has to be read from flash.
-    pub(crate) fn leave_hole(&mut self, read: FlashRead, with_cas: bool) {
+    pub(crate) fn leave_hole(&mut self, read: FlashRead, spelling: Spelling) {
         let slot = self.want(read);
-        self.behind.push_back(Chunk::Hole { slot, with_cas });
+        self.behind.push_back(Chunk::Hole { slot, spelling });
     }
 
     /// A read has come back (None: the device did not answer).
@@ -297,11 +355,17 @@ impl Connection {
         let hole = self.behind.iter_mut().find(|chunk| matches!(chunk, Chunk::Hole { slot: own, .. } if *own == slot));
         if let Some(chunk) = hole {
             let mut out = Vec::new();
-            if let (Some(object), Chunk::Hole { with_cas, .. }) = (filled, &*chunk) {
-                let unique = with_cas.then_some(object.version);
-                text::value_header(&mut out, &key, object.client_flags, object.value.len(), unique);
-                out.extend_from_slice(&object.value);
-                out.extend_from_slice(b"\r\n");
+            let Chunk::Hole { spelling, .. } = &*chunk else { unreachable!("it was found as a hole") };
+            match (spelling, filled) {
+                (Spelling::Text { with_cas }, Some(object)) => {
+                    let unique = with_cas.then_some(object.unique);
+                    text::value_header(&mut out, &key, object.client_flags, object.value.len(), unique);
+                    out.extend_from_slice(&object.value);
+                    out.extend_from_slice(b"\r\n");
+                }
+                (Spelling::Text { .. }, None) => {}
+                (Spelling::Meta(line), Some(object)) => meta::spell_flash_hit(line, &object, cache.now(), &mut out),
+                (Spelling::Meta(line), None) => meta::spell_flash_miss(line, &mut out),
             }
             *chunk = Chunk::Ready(out);
         }

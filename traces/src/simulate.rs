@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use cache::{
     Admission, Background, Cache, CacheSettings, Completed, Count, Lookup, MemoryDevice, Mode, Needs, Page, Rank,
-    Recognition, Stored, TenantSpec, Worker,
+    Recognition, Stored, Storing, TenantSpec, Worker,
 };
 use clap::Args;
 
@@ -227,7 +227,8 @@ impl<'c> Simulation<'c> {
         self.values.make(id, *version, size, &mut self.value);
         let expiry = if event.ttl == 0 { 0 } else { self.cache.now().saturating_add(event.ttl) };
         for _ in 0..1000 {
-            let stored = self.cache.turn(&mut self.worker).store(tenant, key, Mode::Set, 0, expiry, &self.value);
+            let storing = Storing { expiry, ..Storing::new(Mode::Set, key, &self.value) };
+            let stored = self.cache.turn(&mut self.worker).store(tenant, &storing);
             match stored {
                 Ok(Stored::Yes(_)) => {
                     if self.cache.wants_cleaning() {

@@ -53,6 +53,8 @@ impl Cache {
             return Loser::Gone;
         }
         let loser = match &self.flash {
+            // what a client marked stale, or gave a unique of its own, has no place on flash
+            Some(_) if object.access().stale || object.chosen_unique().is_some() => Loser::Dropped,
             Some(flash) if self.admits(tenant, &observation) => self.demote(flash, hands, part.hash, &object),
             Some(_) => {
                 hands.count(tenant, Count::Refused);
@@ -89,7 +91,9 @@ impl Cache {
             reads: access.reads,
             updates: access.updates,
             history: object.history(),
+            accessed: self.now().saturating_sub(self.clock.secs_since(access.last)),
             rescued: object.rescued(),
+            won: access.won,
         };
         let value: Vec<&[u8]> = object.value().collect();
         match flash.append(hash, &head, value.into_iter()) {

@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use cache::{
-    Background, Cache, CacheSettings, Completed, Counted, Delta, Device, FlashRead, FlashSettings, Lookup,
-    MemoryDevice, Mode, Needs, Page, Stored, Touched, Worker,
+    Background, Cache, CacheSettings, Completed, Counted, Counting, Delta, Device, FlashRead, FlashSettings, Lookup,
+    MemoryDevice, Mode, Needs, Page, Stored, Storing, Touched, Worker,
 };
 
 /// A cache so small that cleaning, flushing and recycling go on all the time.
@@ -51,15 +51,15 @@ impl Rig {
 
     pub fn get(&self, worker: &mut Worker, tenant: u16, key: &[u8]) -> Found {
         let mut read = match self.cache.turn(worker).get(tenant, key) {
-            Lookup::Hit(object) => return Some((object.version(), object.value_to_vec())),
-            Lookup::FlashHit(object) => return Some((object.version, object.value)),
+            Lookup::Hit(object) => return Some((object.unique(), object.value_to_vec())),
+            Lookup::FlashHit(object) => return Some((object.unique, object.value)),
             Lookup::Miss => return None,
             Lookup::Flash(read) => read,
         };
         loop {
             let pages = self.pages(&read);
             match self.cache.turn(worker).complete(read, Some(&pages)) {
-                Completed::Hit(object) => return Some((object.version, object.value)),
+                Completed::Hit(object) => return Some((object.unique, object.value)),
                 Completed::Again(next) => read = next,
                 Completed::Miss => return None,
             }
@@ -108,7 +108,7 @@ impl Rig {
         expiry: u32,
         value: &[u8],
     ) -> Stored {
-        self.change(worker, make_room, |turn| turn.store(tenant, key, mode, 0, expiry, value))
+        self.change(worker, make_room, |turn| turn.store(tenant, &Storing { expiry, ..Storing::new(mode, key, value) }))
     }
 
     pub fn touch(&self, worker: &mut Worker, make_room: impl FnMut(), tenant: u16, key: &[u8], expiry: u32) -> Touched {
@@ -123,7 +123,7 @@ impl Rig {
         key: &[u8],
         delta: Delta,
     ) -> Counted {
-        self.change(worker, make_room, |turn| turn.arithmetic(tenant, key, delta))
+        self.change(worker, make_room, |turn| turn.arithmetic(tenant, &Counting::new(key, delta)))
     }
 }
 

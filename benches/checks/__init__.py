@@ -1,0 +1,1 @@
+"""What `benches/bounds` measures, an issue a module."""

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Runs memcached's own test suite (t/*.t of the newest source package) against flashare; prints passed and failed by file.
+
+usage: tests/memcached-suite.py [-v] [FILE.t ...]       all but the files that are left out, or those named
+Exits 1 if anything fails. Needs perl; fetches memcached's sources by benches/peers/memcached.sh.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WORK = ROOT / "target/memcached-suite"
+SECONDS_MAX = 120
+
+# File or pattern, and why it says nothing about a server without slabs, segmented LRU, extstore's pages or the proxy.
+LEFT_OUT = [
+    (r"proxy.*", "memcached's proxy"),
+    (r"slabs.*|slabhang|chunked-items", "slab classes and their page mover"),
+    (r"lru.*|refhang", "segmented LRU, its crawler's and maintainer's internals"),
+    (r".*extstore.*", "extstore's pages, compaction and counters"),
+    (r"misbehave", "privilege drop"),
+    (r"whitespace", "checks memcached's sources"),
+]
+
+
+def left_out(name):
+    return next((why for pattern, why in LEFT_OUT if re.fullmatch(pattern, name.removesuffix(".t"))), None)
+
+
+def prepare():
+    memcached = pathlib.Path(subprocess.check_output([ROOT / "benches/peers/memcached.sh"], text=True).strip())
+    source = next(iter(sorted(memcached.parent.glob("memcached-1.*/t"))))
+    subprocess.run(["cargo", "build", "--locked", "--quiet", "--bin", "flashare", "--features", "server/debugtime"], cwd=ROOT, check=True)
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    shutil.copytree(source, WORK / "t")
+    shutil.copy(ROOT / "target/debug/flashare", WORK / "flashare")
+    wrapper = WORK / "memcached-debug"
+    wrapper.write_text(f'#!/bin/sh\nexec "{WORK}/flashare" --no-flash "$@"\n')
+    wrapper.chmod(0o755)
+    shutil.copy(wrapper, WORK / "memcached")
+    for other in ["sizes", "timedrun"]:
+        (WORK / other).write_text("#!/bin/sh\nexit 0\n")
+
+
+def run(name, verbose):
+    """Returns passed, failed, and what to show of it."""
+    environment = dict(os.environ, PERL_HASH_SEED="0")
+    try:
+        done = subprocess.run(["perl", "-It/lib", f"t/{name}"], cwd=WORK, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS_MAX)
+        out, err, ended = done.stdout, done.stderr, done.returncode
+    except subprocess.TimeoutExpired as late:
+        out, err, ended = ((part or b"").decode(errors="replace") for part in (late.stdout, late.stderr, b"timeout"))
+    passed = len(re.findall(r"^ok \d+", out, re.M))
+    failed = len(re.findall(r"^not ok \d+", out, re.M))
+    skipped = re.search(r"^1\.\.0 # skip (.*)", out, re.M | re.I)
+    plan = re.search(r"^1\.\.(\d+)", out, re.M)
+    if plan and int(plan[1]) > passed + failed:
+        failed += int(plan[1]) - passed - failed
+    if ended not in (0, "0") and failed == 0 and not skipped:
+        failed = 1
+    note = f"skipped: {skipped[1]}" if skipped else ""
+    shown = ""
+    if verbose or failed:
+        lines = [line for line in out.splitlines() if verbose or line.startswith("not ok")]
+        shown = "\n".join("    " + line for line in (lines + err.splitlines())[: 400 if verbose else 12])
+    return passed, failed, note, shown
+
+
+def main():
+    arguments = [word for word in sys.argv[1:] if word != "-v"]
+    verbose = "-v" in sys.argv
+    prepare()
+    names = arguments or sorted(path.name for path in (WORK / "t").glob("*.t"))
+    total_passed = total_failed = 0
+    omitted = {}
+    for name in names:
+        why = left_out(name)
+        if why and not arguments:
+            omitted.setdefault(why, []).append(name)
+            continue
+        passed, failed, note, shown = run(name, verbose)
+        total_passed, total_failed = total_passed + passed, total_failed + failed
+        print(f"{name:28} {passed:5} passed, {failed} failed{'  ' + note if note else ''}", flush=True)
+        if shown:
+            print(shown, flush=True)
+    for why, files in omitted.items():
+        print(f"left out, {why}: {' '.join(files)}")
+    print(f"{total_passed} passed, {total_failed} failed")
+    sys.exit(1 if total_failed else 0)
+
+
+if __name__ == "__main__":
+    main()
