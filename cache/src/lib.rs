@@ -15,7 +15,9 @@
 mod clock;
 mod config;
 mod counters;
+mod evicted;
 mod intent;
+mod listing;
 mod memory;
 mod read;
 mod step;
@@ -34,8 +36,11 @@ use clock::Clock;
 pub use config::{CacheSettings, FlashSettings, MEMORY_BYTES_MIN, SettingsError};
 use counters::Counters;
 pub use counters::{COUNTS, Count, Totals};
+use evicted::Evicted;
+pub use evicted::Eviction;
 pub use flash_store::{Device, FileDevice, MemoryDevice, OpenError, PAGE_BYTES, Page, superblock};
 pub use intent::{Completed, FlashObject, FlashRead};
+pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX};
 use memory::Memory;
 pub use predictor::Admission;
@@ -80,6 +85,7 @@ pub struct Cache {
     horizon: AtomicU32,
     history: Option<History>,
     workers: Mutex<Vec<Arc<[Counters]>>>,
+    evicted: Evicted,
 }
 
 /// A thread's part in a cache.
@@ -149,7 +155,7 @@ impl Cache {
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
         let horizon = horizon as u32;
-        let shape = Shape::for_memory(settings.memory_bytes);
+        let shape = Shape::for_memory(settings.memory_bytes).growable();
         let memory = LogMemory::new(shape, KeyHasher::new(mix(settings.seed)))?;
         let count = registry.tenants().len();
         let sample_bits = (settings.memory_bytes / 512 / 4096).max(1).ilog2();
@@ -173,6 +179,7 @@ impl Cache {
             horizon: AtomicU32::new(horizon),
             history,
             workers: Mutex::default(),
+            evicted: Evicted::default(),
             settings,
         };
         cache.share_memory();

@@ -1,6 +1,6 @@
 //! Every byte that counts against `-m`, by holder (INV-MEMORY): what indexes, buffers and samples take, the log does not get.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::Cache;
 
@@ -8,7 +8,7 @@ use crate::Cache;
 const RECEIVING_PERCENT_MAX: i64 = 25;
 
 pub(crate) struct Memory {
-    total: usize,
+    total: AtomicUsize,
     /// Shadow queues and samplers.
     fixed: usize,
     /// Values on their way in, held by connections.
@@ -21,7 +21,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(total: usize, fixed: usize) -> Memory {
         Memory {
-            total,
+            total: AtomicUsize::new(total),
             fixed,
             receiving: AtomicI64::new(0),
             cleaned: AtomicU64::new(0),
@@ -34,6 +34,10 @@ impl Memory {
         self.cleaned.fetch_add(segments as u64, Ordering::Relaxed);
         self.relocated.fetch_add(relocated as u64, Ordering::Relaxed);
         self.freed.fetch_add(freed as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
     }
 
     pub(crate) fn cleaned_segments(&self) -> u64 {
@@ -54,13 +58,37 @@ impl Cache {
     /// refused. Give them back with [`Cache::received`].
     pub fn receive(&self, bytes: usize) -> bool {
         let most =
-            (self.holders.total as i64 * RECEIVING_PERCENT_MAX / 100).max(2 * self.settings.item_bytes_max as i64);
+            (self.holders.total() as i64 * RECEIVING_PERCENT_MAX / 100).max(2 * self.settings.item_bytes_max as i64);
         let now = self.holders.receiving.fetch_add(bytes as i64, Ordering::Relaxed) + bytes as i64;
         if now > most {
             self.received(bytes);
             return false;
         }
         true
+    }
+
+    /// Changes how much memory may be used, up or down; what is too much is freed as the cleaner gets to it. False if that is
+    /// less than works, or more than was mapped at the start.
+    pub fn resize(&self, bytes: usize) -> bool {
+        let most = self.memory.shape().mapped_bytes + self.held_bytes();
+        if bytes < crate::MEMORY_BYTES_MIN.max(self.held_bytes() + 8 * self.memory.shape().segment_bytes)
+            || bytes > most
+        {
+            return false;
+        }
+        self.holders.total.store(bytes, Ordering::Relaxed);
+        self.share_memory();
+        true
+    }
+
+    /// Bytes of values on their way in or out, held by connections.
+    pub fn received_bytes(&self) -> usize {
+        self.holders.receiving.load(Ordering::Relaxed).max(0) as usize
+    }
+
+    /// The memory that may be used now.
+    pub fn memory_bytes(&self) -> usize {
+        self.holders.total()
     }
 
     /// A value that was held has been stored or given up.
@@ -78,7 +106,7 @@ impl Cache {
     /// Gives the log what the other holders leave, and shares it out between the tenants (INV-SUM).
     pub(crate) fn share_memory(&self) {
         let segment = self.memory.shape().segment_bytes;
-        let left = self.holders.total.saturating_sub(self.held_bytes());
+        let left = self.holders.total().saturating_sub(self.held_bytes());
         let segments = (left / segment).max(8);
         if segments != self.memory.segments_allowed() || self.registry.targets_sum() != (segments * segment) as i64 {
             self.memory.allow_segments(segments);
@@ -89,7 +117,7 @@ impl Cache {
     /// Makes the index larger if it is full and there is memory for it. Called by the background thread.
     pub(crate) fn grow_index(&self) {
         if let Some(more) = self.memory.wanted_index_growth()
-            && more < self.holders.total / 8
+            && more < self.holders.total() / 8
         {
             // without the mapping the index stays as it is: entries make room for each other
             let _ = self.memory.grow_index();

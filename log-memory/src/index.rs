@@ -97,6 +97,13 @@ impl KeyLock<'_> {
     }
 }
 
+/// How far a walk over an index has come.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Cursor {
+    table: Option<u32>,
+    bucket: usize,
+}
+
 /// Maps hashes to places in the log.
 pub(crate) struct Index {
     tables: [OnceLock<Table>; TABLES_MAX],
@@ -129,6 +136,38 @@ impl Index {
     fn tables_at(&self, state: u32) -> impl Iterator<Item = &Table> {
         let current = state / 2;
         (current - state % 2..=current).map(|number| self.table(number))
+    }
+
+    /// Calls `visit` for each entry of the next `buckets` buckets, from where `cursor` stands; false at the end. Entries that
+    /// move while the index grows are seen in the old table, the new one, or both.
+    pub(crate) fn visit(&self, cursor: &mut Cursor, buckets: usize, mut visit: impl FnMut(Location)) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        let (oldest, newest) = (state / 2 - state % 2, state / 2);
+        if cursor.table.is_none_or(|table| table < oldest) {
+            *cursor = Cursor { table: Some(oldest), bucket: 0 };
+        }
+        let number = cursor.table.expect("set above");
+        let table = self.table(number);
+        let end = (cursor.bucket + buckets).min(table.buckets);
+        for bucket in cursor.bucket..end {
+            for slot in table.slots(bucket) {
+                let entry = Entry(slot.load(Ordering::Acquire));
+                if !entry.is_empty() {
+                    visit(entry.location());
+                }
+            }
+        }
+        cursor.bucket = end;
+        if end < table.buckets {
+            return true;
+        }
+        *cursor = Cursor { table: Some(number + 1), bucket: 0 };
+        number < newest
+    }
+
+    /// Buckets of the current table.
+    pub(crate) fn buckets(&self) -> usize {
+        self.table(self.state.load(Ordering::Acquire) / 2).buckets
     }
 
     pub(crate) fn entries(&self) -> usize {

@@ -25,7 +25,7 @@ pub use candidates::Candidate;
 pub use grace::{Grace, Participant, Turn};
 pub use hash::{KeyHasher, mix};
 use index::Index;
-pub use index::KeyLock;
+pub use index::{Cursor, KeyLock};
 pub use location::Location;
 pub use object::{
     Access, HEADER_BYTES, KEY_BYTES_MAX, Kind, NewObject, Object, TICK_BITS, VALUE_BYTES_MAX, VERSION_MAX, Value,
@@ -44,8 +44,10 @@ pub const SEGMENTS_SPARE: usize = 2;
 /// Sizes of the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Bytes of the region: a whole number of segments.
+    /// Bytes of the region that may be used to begin with: a whole number of segments.
     pub region_bytes: usize,
+    /// Bytes of address space to map: what `region_bytes` may grow to while it is in use.
+    pub mapped_bytes: usize,
     /// Bytes of a segment: a power of two, 32 KiB or more.
     pub segment_bytes: usize,
     /// Entries that the index holds to begin with; it grows when it has to.
@@ -59,9 +61,16 @@ impl Shape {
         let segment_bytes = (bytes / 64).next_power_of_two().clamp(32 << 10, 1 << 20);
         Shape {
             region_bytes: (bytes / segment_bytes).max(8) * segment_bytes,
+            mapped_bytes: (bytes / segment_bytes).max(8) * segment_bytes,
             segment_bytes,
             index_entries: (bytes / 512).max(1024),
         }
+    }
+
+    /// The same, with room to grow: up to sixteen times as much, but no more than 4 GiB more.
+    pub fn growable(self) -> Shape {
+        let most = self.region_bytes.saturating_mul(16).min(self.region_bytes + (4 << 30));
+        Shape { mapped_bytes: most / self.segment_bytes * self.segment_bytes, ..self }
     }
 
     /// Objects above this many bytes are stored in pieces of at most this size, so a segment's unused end is small.
@@ -86,10 +95,13 @@ impl LogMemory {
     /// Maps the region. Fails only if the system refuses the mapping.
     pub fn new(shape: Shape, hasher: KeyHasher) -> io::Result<LogMemory> {
         let grace = Grace::new();
+        let region = Region::map(shape.mapped_bytes)?;
+        let segments = Segments::new(shape.mapped_bytes / shape.segment_bytes, shape.segment_bytes, Arc::clone(&grace));
+        segments.allow(shape.region_bytes / shape.segment_bytes, &region);
         Ok(LogMemory {
             shape,
-            region: Region::map(shape.region_bytes)?,
-            segments: Segments::new(shape.region_bytes / shape.segment_bytes, shape.segment_bytes, Arc::clone(&grace)),
+            region,
+            segments,
             index: Index::new(shape.index_entries)?,
             grace,
             hasher,
@@ -133,6 +145,24 @@ impl LogMemory {
         let at = self.index.find(hash, is_it)?;
         // SAFETY: found in the index within the turn (INV-GRACE).
         Some(unsafe { Object::at(&self.region, at) })
+    }
+
+    /// Calls `visit` for each published object of the next `buckets` buckets of the index, from where `cursor` stands; false
+    /// at the end.
+    pub fn visit<'t>(
+        &'t self,
+        _turn: &'t Turn<'_>,
+        cursor: &mut Cursor,
+        buckets: usize,
+        mut visit: impl FnMut(Object<'t>),
+    ) -> bool {
+        // SAFETY: found in the index within the turn (INV-GRACE).
+        self.index.visit(cursor, buckets, |at| visit(unsafe { Object::at(&self.region, at) }))
+    }
+
+    /// Buckets of the index.
+    pub fn index_buckets(&self) -> usize {
+        self.index.buckets()
     }
 
     /// Locks a key (by its hash) against other writers. A thread holds one such lock at a time.

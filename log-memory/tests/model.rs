@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log_memory::{Access, KeyHasher, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
 
 fn shape() -> Shape {
-    Shape { region_bytes: 16 * (32 << 10), segment_bytes: 32 << 10, index_entries: 64 }
+    Shape { region_bytes: 16 * (32 << 10), mapped_bytes: 16 * (32 << 10), segment_bytes: 32 << 10, index_entries: 64 }
 }
 
 /// A value that says whose it is: every byte follows from the key and the version.
@@ -33,7 +33,7 @@ fn store(
         client_flags: (key % 3) as u32,
         expiry: 0,
         version,
-        unique: (key % 5 == 0).then_some(version ^ u64::MAX),
+        unique: (key.is_multiple_of(5)).then_some(version ^ u64::MAX),
         birth: 0,
         access: Access::default(),
         history: 0,

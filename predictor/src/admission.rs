@@ -29,6 +29,15 @@ impl std::str::FromStr for Admission {
 }
 
 impl Admission {
+    /// Its name, as it is asked for.
+    pub fn name(self) -> &'static str {
+        match self {
+            Admission::Svm => "svm",
+            Admission::All => "all",
+            Admission::Nothing => "none",
+        }
+    }
+
     /// Whether an object that leaves DRAM goes to flash. `threshold` is the score that a model's verdict must exceed.
     pub fn admits(self, observation: &Observation, model: Option<&Model>, threshold: f32) -> bool {
         match (self, model) {

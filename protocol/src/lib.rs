@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod binary;
 mod command;
 pub mod meta;
 pub mod text;

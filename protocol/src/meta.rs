@@ -200,6 +200,11 @@ impl<'b> Meta<'b> {
     }
 }
 
+/// A key in base64, as the flag b takes it.
+pub fn encoded(key: &[u8]) -> String {
+    STANDARD.encode(key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

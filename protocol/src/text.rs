@@ -27,7 +27,15 @@ pub enum Parsed<'b> {
 pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     let Some(end) = memchr::memchr(b'\n', bytes) else { return unfinished(bytes) };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
-    Parsed::Line(parse_line(line), end + 1)
+    match parse_line(line) {
+        // a browser or a scanner: it would go on with headers, each an error
+        Request::Refused { line: "ERROR", .. } if is_http(line) => Parsed::Hopeless,
+        request => Parsed::Line(request, end + 1),
+    }
+}
+
+fn is_http(line: &[u8]) -> bool {
+    line.rsplit(|byte| *byte == b' ').next().is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
 fn unfinished(bytes: &[u8]) -> Parsed<'_> {

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cache::{Cache, Device, Trained};
+
+use crate::shared::Server;
+use crate::telling::tell_evicted;
+use crate::watch::Topic;
 
 /// Longest sleep of the cleaner: it is woken when it is wanted.
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
@@ -19,18 +23,18 @@ pub(crate) struct Background {
     trainer: JoinHandle<()>,
 }
 
-/// Seconds since the epoch.
-pub(crate) fn unix_secs() -> u32 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
-}
-
 impl Background {
-    pub(crate) fn start(cache: &Arc<Cache>, device: Option<Arc<dyn Device>>) -> std::io::Result<Background> {
+    pub(crate) fn start(
+        server: &Arc<Server>,
+        cache: &Arc<Cache>,
+        device: Option<Arc<dyn Device>>,
+    ) -> std::io::Result<Background> {
+        let server = Arc::clone(server);
         let stop = Arc::new(AtomicBool::new(false));
         let (for_cleaner, for_trainer) = (Arc::clone(cache), Arc::clone(cache));
         let (stop_cleaner, stop_trainer) = (Arc::clone(&stop), Arc::clone(&stop));
         let cleaner = std::thread::Builder::new().name("cleaner".to_owned());
-        let cleaner = cleaner.spawn(move || clean(&for_cleaner, device.as_deref(), &stop_cleaner))?;
+        let cleaner = cleaner.spawn(move || clean(&server, &for_cleaner, device.as_deref(), &stop_cleaner))?;
         let trainer = std::thread::Builder::new().name("trainer".to_owned());
         let trainer = trainer.spawn(move || train(&for_trainer, &stop_trainer))?;
         Ok(Background { stop, cleaner, trainer })
@@ -51,10 +55,15 @@ impl Background {
     }
 }
 
-fn clean(cache: &Cache, device: Option<&dyn Device>, stop: &AtomicBool) {
+fn clean(server: &Server, cache: &Cache, device: Option<&dyn Device>, stop: &AtomicBool) {
     let mut background = cache.background();
     while !stop.load(Ordering::Relaxed) {
-        cache.advance(unix_secs());
+        cache.advance(server.now());
+        let watched = server.watchers.wants(Topic::Evictions);
+        cache.watch_evictions(watched);
+        if watched {
+            tell_evicted(&server.watchers, &cache.take_evictions(), cache.now());
+        }
         if !cache.step(&mut background, device) {
             std::thread::park_timeout(CLEANER_SLEEP);
         }

@@ -7,6 +7,7 @@ use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, TenantSp
 use serde::Deserialize;
 
 use crate::flags::Flags;
+use crate::options::Options;
 
 /// Flash that is used when nothing is said.
 const FLASH_BYTES_DEFAULT: u64 = 1 << 30;
@@ -24,13 +25,69 @@ pub struct FlashPath {
     pub asked_for: bool,
 }
 
+/// Which protocol a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dialect {
+    /// As its first byte says.
+    Auto,
+    /// Text: classic and meta commands.
+    Ascii,
+    /// Binary frames.
+    Binary,
+}
+
+/// An address to listen on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenAt {
+    /// Host name or address.
+    pub host: String,
+    /// Port; None for that of -p.
+    pub port: Option<u16>,
+    /// What is spoken there.
+    pub dialect: Dialect,
+    /// Whether TLS is spoken there, if it is on.
+    pub tls: bool,
+}
+
 /// Everything that a server is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address to listen on.
-    pub listen: String,
+    /// Addresses to listen on.
+    pub listen: Vec<ListenAt>,
     /// Port to listen on; 0 for one that the system picks.
     pub port: u16,
+    /// UDP port; 0 for none.
+    pub udp_port: u16,
+    /// Unix socket to listen on, with its mode, instead of the network.
+    pub unix_socket: Option<(PathBuf, u32)>,
+    /// Connections that may wait to be accepted.
+    pub backlog: i32,
+    /// What is spoken where an address does not say.
+    pub dialect: Dialect,
+    /// Requests that a connection may have served before others get their turn.
+    pub requests_a_turn: usize,
+    /// Whether the command shutdown works.
+    pub shutdown: bool,
+    /// Whether CAS uniques are given.
+    pub cas: bool,
+    /// Whether flush_all works.
+    pub flush: bool,
+    /// Whether keys may be listed.
+    pub dump: bool,
+    /// Whether watch works.
+    pub watch: bool,
+    /// What ends the prefix of a key in stats by prefix.
+    pub prefix_end: u8,
+    /// Whether stats by prefix are kept from the start.
+    pub detail: bool,
+    /// File of users and passwords, if clients must authenticate.
+    pub auth_file: Option<PathBuf>,
+    /// Whether binary clients authenticate by SASL.
+    pub sasl: bool,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// What -o says.
+    pub options: Options,
     /// Worker threads.
     pub threads: usize,
     /// Connections at once.
@@ -85,6 +142,7 @@ struct TenantTable {
     name: String,
     prefix: Option<String>,
     port: Option<u16>,
+    user: Option<String>,
     #[serde(default)]
     reserved: Size,
     #[serde(default)]
@@ -119,13 +177,16 @@ pub fn parse_tenants(text: &str) -> Result<Vec<TenantSpec>> {
         .into_iter()
         .map(|table| {
             let name = table.name;
-            let recognised = match (table.prefix, table.port) {
-                (Some(prefix), None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
-                (Some(prefix), None) => Recognition::Prefix(prefix),
-                (None, Some(port)) => Recognition::Port(port),
-                (None, None) if name == cache::DEFAULT_TENANT => Recognition::Rest,
-                (None, None) => bail!("tenant '{name}': state how it is recognised, by prefix or by port"),
-                (Some(_), Some(_)) => bail!("tenant '{name}': state prefix or port, not both"),
+            let recognised = match (table.prefix, table.port, table.user) {
+                (Some(prefix), None, None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
+                (Some(prefix), None, None) => Recognition::Prefix(prefix),
+                (None, Some(port), None) => Recognition::Port(port),
+                (None, None, Some(user)) => Recognition::User(user),
+                (None, None, None) if name == cache::DEFAULT_TENANT => Recognition::Rest,
+                (None, None, None) => {
+                    bail!("tenant '{name}': state how it is recognised, by prefix, by port or by user");
+                }
+                _ => bail!("tenant '{name}': state one of prefix, port and user"),
             };
             if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == ':') {
                 bail!("tenant '{name}': a name is not empty and has no spaces or colons");
@@ -154,6 +215,8 @@ impl Config {
     pub fn new(flags: &Flags) -> Result<Config> {
         let memory_bytes = parse_size(&flags.memory, 1 << 20).context("-m")? as usize;
         let item_bytes_max = parse_size(&flags.item_size, 1).context("-I")? as usize;
+        let options = Options::parse(&flags.extended)?;
+        let dialect = dialect(&flags.protocol).context("-B")?;
         check_item_size(item_bytes_max, memory_bytes)?;
         if flags.threads == 0 || flags.threads > 128 {
             bail!("-t {}: take 1 to 128 threads", flags.threads);
@@ -161,8 +224,17 @@ impl Config {
         if flags.connections == 0 {
             bail!("-c 0: take 1 connection or more");
         }
+        if flags.requests_a_turn == 0 {
+            bail!("-R 0: take 1 request or more");
+        }
+        if flags.sasl && flags.auth_file.is_none() {
+            bail!("-S: name the file of users and passwords with -Y FILE");
+        }
+        let mode = u32::from_str_radix(&flags.unix_mask, 8).ok().filter(|mode| *mode <= 0o777);
+        let mode = mode.with_context(|| format!("-a {}: take an octal mode up to 777", flags.unix_mask))?;
+        let prefix_end = flags.prefix_end.map_or(Ok(b':'), u8::try_from).context("-D: take one ASCII character")?;
         let tenants = flags.config.as_deref().map(read_tenants).transpose()?.unwrap_or_default();
-        let flash = flash_path(flags)?;
+        let flash = flash_path(flags, &options)?;
         let mut cache = CacheSettings::for_memory(memory_bytes);
         cache.item_bytes_max = item_bytes_max;
         cache.tenants = tenants;
@@ -176,8 +248,24 @@ impl Config {
             cache.flash = Some(settings);
         }
         Ok(Config {
-            listen: flags.listen.clone(),
+            listen: listen_at(&flags.listen, dialect)?,
             port: flags.port,
+            udp_port: flags.udp_port,
+            unix_socket: flags.unix_socket.clone().map(|path| (path, mode)),
+            backlog: flags.backlog,
+            dialect,
+            requests_a_turn: flags.requests_a_turn,
+            shutdown: flags.shutdown,
+            cas: !flags.no_cas,
+            flush: !flags.no_flush,
+            dump: !flags.no_dump,
+            watch: !flags.no_watch,
+            prefix_end,
+            detail: flags.prefix_end.is_some(),
+            auth_file: flags.auth_file.clone(),
+            sasl: flags.sasl,
+            tls: flags.tls,
+            options,
             threads: flags.threads,
             connections_max: flags.connections,
             memory_bytes,
@@ -217,9 +305,58 @@ fn seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-fn flash_path(flags: &Flags) -> Result<Option<FlashPath>> {
-    if flags.no_flash {
+fn dialect(name: &str) -> Result<Dialect> {
+    match name {
+        "auto" | "auto-negotiate" => Ok(Dialect::Auto),
+        "ascii" => Ok(Dialect::Ascii),
+        "binary" => Ok(Dialect::Binary),
+        _ => bail!("'{name}' is no protocol: take ascii, binary or auto"),
+    }
+}
+
+/// Reads what -l names: parts in front of the address say protocol, tag (without meaning here) and whether TLS is spoken.
+fn listen_at(texts: &[String], dialect_else: Dialect) -> Result<Vec<ListenAt>> {
+    let mut all = Vec::new();
+    for text in texts.iter().flat_map(|list| list.split(',')).filter(|text| !text.is_empty()) {
+        let mut at = ListenAt { host: String::new(), port: None, dialect: dialect_else, tls: true };
+        let mut rest = text;
+        loop {
+            if let Some((name, after)) = rest.strip_prefix("proto[").and_then(|rest| rest.split_once("]:")) {
+                at.dialect = dialect(name).with_context(|| format!("-l {text}"))?;
+                rest = after;
+            } else if let Some((_, after)) = rest.strip_prefix("tag[").and_then(|rest| rest.split_once("]:")) {
+                rest = after;
+            } else if let Some((_, after)) = rest.strip_prefix("tag_").and_then(|rest| rest.split_once("_:")) {
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix("notls:") {
+                (at.tls, rest) = (false, after);
+            } else {
+                break;
+            }
+        }
+        let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let (host, port) = match bracketed {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None if rest.matches(':').count() == 1 => {
+                let (host, port) = rest.split_once(':').expect("there is one");
+                (host, Some(port))
+            }
+            None => (rest, None),
+        };
+        let port = port.map(|port| port.parse().ok().with_context(|| format!("-l {text}: '{port}' is no port")));
+        (at.host, at.port) = (host.to_owned(), port.transpose()?);
+        all.push(at);
+    }
+    Ok(all)
+}
+
+fn flash_path(flags: &Flags, options: &Options) -> Result<Option<FlashPath>> {
+    if flags.no_flash && options.ext_path.is_none() {
         return Ok(None);
+    }
+    if let (None, Some((path, size))) = (&flags.flash, &options.ext_path) {
+        let bytes = parse_size(size, 1 << 30).with_context(|| format!("-o ext_path={path}:{size}"))?;
+        return Ok(Some(FlashPath { path: path.into(), bytes, asked_for: true }));
     }
     let Some(text) = &flags.flash else {
         let name = format!("flashare-{}.flash", flags.port);
@@ -257,13 +394,26 @@ mod tests {
     }
 
     #[test]
+    fn addresses_read_as_in_memcached() {
+        let read = |text: &str| listen_at(&[text.to_owned()], Dialect::Auto).unwrap();
+        let at = |host: &str, port| ListenAt { host: host.to_owned(), port, dialect: Dialect::Auto, tls: true };
+        assert_eq!(read("127.0.0.1,0.0.0.0:11300"), [at("127.0.0.1", None), at("0.0.0.0", Some(11300))]);
+        assert_eq!(read("::1"), [at("::1", None)]);
+        assert_eq!(read("[::1]:5"), [at("::1", Some(5))]);
+        let ascii = ListenAt { dialect: Dialect::Ascii, ..at("h", Some(1)) };
+        assert_eq!(read("proto[ascii]:tag[x]:h:1"), [ascii]);
+        assert_eq!(read("notls:h:1"), [ListenAt { tls: false, ..at("h", Some(1)) }]);
+        assert!(listen_at(&["h:x".to_owned()], Dialect::Auto).is_err());
+    }
+
+    #[test]
     fn a_malformed_file_names_line_and_key() {
         let error = |text: &str| format!("{:#}", parse_tenants(text).unwrap_err());
         let unknown = error("[[tenant]]\nname = \"a\"\nprefix = \"a:\"\nreservd = \"1MiB\"\n");
         assert!(unknown.contains("line 4") && unknown.contains("reservd"), "{unknown}");
         let size = error("[[tenant]]\nname = \"a\"\nprefix = \"a:\"\nreserved = \"lots\"\n");
         assert!(size.contains("line 4") && size.contains("lots"), "{size}");
-        assert!(error("[[tenant]]\nname = \"a\"\n").contains("prefix or by port"));
+        assert!(error("[[tenant]]\nname = \"a\"\n").contains("by prefix, by port or by user"));
         assert!(error("[[tenant]]\nname = \"a\"\nprefix=\"a\"\nrank=\"best\"").contains("lru or lfu"));
     }
 }

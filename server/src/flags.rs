@@ -4,56 +4,146 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+const OURS: &str = "flashare's own";
+const UNUSED: &str = "memcached's, without effect here";
+
 /// A memcached replacement that keeps hot data in DRAM and warm data on an SSD, shared between tenants.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "flashare", version = crate::VERSION)]
+#[command(name = "flashare", version = crate::VERSION, disable_version_flag = true, args_override_self = true)]
+#[command(next_help_heading = "memcached's")]
 pub struct Flags {
     /// TCP port to listen on (0: one that the system picks)
-    #[arg(short = 'p', long = "port", value_name = "NUM", default_value_t = 11211)]
+    #[arg(short = 'p', long = "port", value_name = "NUM", default_value_t = 11211, allow_negative_numbers = true)]
     pub port: u16,
-    /// Address to listen on
+    /// UDP port to listen on (0: off)
+    #[arg(short = 'U', long = "udp-port", value_name = "NUM", default_value_t = 0)]
+    pub udp_port: u16,
+    /// Unix socket to listen on, instead of the network
+    #[arg(short = 's', long = "unix-socket", value_name = "FILE")]
+    pub unix_socket: Option<PathBuf>,
+    /// Access mask of the Unix socket, in octal
+    #[arg(short = 'a', long = "unix-mask", value_name = "MASK", default_value = "700")]
+    pub unix_mask: String,
+    /// Enable the command "shutdown"
+    #[arg(short = 'A', long = "enable-shutdown")]
+    pub shutdown: bool,
+    /// Addresses to listen on: comma separated, HOST, HOST:PORT or proto[ascii]:HOST:PORT; repeat for more
     #[arg(short = 'l', long = "listen", value_name = "ADDR", default_value = "127.0.0.1")]
-    pub listen: String,
+    pub listen: Vec<String>,
+    /// Run in the background
+    #[arg(short = 'd', long = "daemon")]
+    pub daemon: bool,
+    /// Maximise the core file limit
+    #[arg(short = 'r', long = "enable-coredumps")]
+    pub coredumps: bool,
+    /// Become this user when started as root
+    #[arg(short = 'u', long = "user", value_name = "USER")]
+    pub user: Option<String>,
     /// Memory for everything that grows with the content, in MiB or with a unit
     #[arg(short = 'm', long = "memory-limit", value_name = "SIZE", default_value = "64")]
     pub memory: String,
-    /// Connections at once
-    #[arg(short = 'c', long = "conn-limit", value_name = "NUM", default_value_t = 1024)]
-    pub connections: usize,
-    /// Worker threads
-    #[arg(short = 't', long = "threads", value_name = "NUM", default_value_t = 4)]
-    pub threads: usize,
-    /// Largest object: 1024 bytes to 128m
-    #[arg(short = 'I', long = "max-item-size", value_name = "SIZE", default_value = "1m")]
-    pub item_size: String,
     /// Return an error when memory runs out, rather than evict
     #[arg(short = 'M', long = "disable-evictions")]
     pub no_evict: bool,
+    /// Connections at once
+    #[arg(short = 'c', long = "conn-limit", value_name = "NUM", default_value_t = 1024)]
+    pub connections: usize,
+    /// Lock all memory into RAM
+    #[arg(short = 'k', long = "lock-memory")]
+    pub lock_memory: bool,
     /// Log more; repeat for more still
     #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Print version and exit
+    #[arg(short = 'V', long = "version", action = clap::ArgAction::Version)]
+    pub print_version: Option<bool>,
+    /// Print the licence and exit
+    #[arg(short = 'i', long = "license")]
+    pub license: bool,
+    /// Write the process id to this file
+    #[arg(short = 'P', long = "pidfile", value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Use huge pages for the memory where the system has them
+    #[arg(short = 'L', long = "enable-largepages")]
+    pub large_pages: bool,
+    /// Character that ends the prefix of a key, for stats by prefix; turns them on
+    #[arg(short = 'D', value_name = "CHAR")]
+    pub prefix_end: Option<char>,
+    /// Worker threads
+    #[arg(short = 't', long = "threads", value_name = "NUM", default_value_t = 4)]
+    pub threads: usize,
+    /// Requests that a connection may have served before others get their turn
+    #[arg(short = 'R', long = "max-reqs-per-event", value_name = "NUM", default_value_t = 20)]
+    pub requests_a_turn: usize,
+    /// Give no CAS uniques
+    #[arg(short = 'C', long = "disable-cas")]
+    pub no_cas: bool,
+    /// Connections that may wait to be accepted
+    #[arg(short = 'b', long = "listen-backlog", value_name = "NUM", default_value_t = 1024)]
+    pub backlog: i32,
+    /// Protocol: ascii, binary or auto
+    #[arg(short = 'B', long = "protocol", value_name = "NAME", default_value = "auto")]
+    pub protocol: String,
+    /// Largest object: 1024 bytes to 128m
+    #[arg(short = 'I', long = "max-item-size", value_name = "SIZE", default_value = "1m")]
+    pub item_size: String,
+    /// Disable flush_all
+    #[arg(short = 'F', long = "disable-flush-all")]
+    pub no_flush: bool,
+    /// Disable stats cachedump, stats detail and key listing
+    #[arg(short = 'X', long = "disable-dumping")]
+    pub no_dump: bool,
+    /// Disable watch
+    #[arg(short = 'W', long = "disable-watch")]
+    pub no_watch: bool,
+    /// Require authentication: ASCII protocol, against this file of lines user:password
+    #[arg(short = 'Y', long = "auth-file", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+    /// Require SASL authentication (PLAIN), against the file that -Y names
+    #[arg(short = 'S', long = "enable-sasl")]
+    pub sasl: bool,
+    /// Serve TLS; see the ssl_ options of -o
+    #[arg(short = 'Z', long = "enable-ssl")]
+    pub tls: bool,
+    /// Extended options, comma separated; those that tune slabs or the LRU are accepted and have no effect
+    #[arg(short = 'o', long = "extended", value_name = "NAME[=VALUE],...")]
+    pub extended: Vec<String>,
+
+    /// Growth factor of slabs
+    #[arg(short = 'f', long = "slab-growth-factor", value_name = "NUM", help_heading = UNUSED)]
+    pub growth_factor: Option<f64>,
+    /// Smallest slab chunk
+    #[arg(short = 'n', long = "slab-min-size", value_name = "BYTES", help_heading = UNUSED)]
+    pub slab_min_size: Option<u64>,
+    /// File to keep memory in
+    #[arg(short = 'e', long = "memory-file", value_name = "FILE", help_heading = UNUSED)]
+    pub memory_file: Option<PathBuf>,
+    /// Number of NAPI ids
+    #[arg(short = 'N', long = "napi_ids", value_name = "NUM", help_heading = UNUSED)]
+    pub napi_ids: Option<u32>,
+
     /// TOML file that names the tenants
-    #[arg(long, value_name = "FILE", help_heading = "flashare")]
+    #[arg(long, value_name = "FILE", help_heading = OURS)]
     pub config: Option<PathBuf>,
     /// File or block device to keep warm data on, and how much of it to use
-    #[arg(long, value_name = "PATH:SIZE", help_heading = "flashare")]
+    #[arg(long, value_name = "PATH:SIZE", help_heading = OURS)]
     pub flash: Option<String>,
     /// DRAM only
-    #[arg(long, conflicts_with = "flash", help_heading = "flashare")]
+    #[arg(long, conflicts_with = "flash", help_heading = OURS)]
     pub no_flash: bool,
     /// Folder for the embedded flash file of 1 GiB that is used when --flash is not given
-    #[arg(long, value_name = "DIR", help_heading = "flashare")]
+    #[arg(long, value_name = "DIR", help_heading = OURS)]
     pub state_dir: Option<PathBuf>,
     /// Size of a flash segment [default: by flash and memory size]
-    #[arg(long, value_name = "SIZE", help_heading = "flashare")]
+    #[arg(long, value_name = "SIZE", help_heading = OURS)]
     pub flash_segment: Option<String>,
     /// Mean object size that the flash index is made for, in bytes [default: 320, more where the index would outgrow -m]
-    #[arg(long, value_name = "BYTES", help_heading = "flashare")]
+    #[arg(long, value_name = "BYTES", help_heading = OURS)]
     pub flash_object_size: Option<usize>,
     /// What is admitted to flash: svm (a model a tenant), all, none
-    #[arg(long, value_name = "RULE", default_value = "svm", help_heading = "flashare")]
+    #[arg(long, value_name = "RULE", default_value = "svm", help_heading = OURS)]
     pub admission: String,
     /// Score that a model's verdict must exceed: higher writes less
-    #[arg(long, value_name = "SCORE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = "flashare")]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = OURS)]
     pub threshold: f32,
 }

@@ -2,22 +2,32 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
 mod background;
+mod binary;
 mod config;
+mod detail;
 mod driver;
 mod flags;
 mod lifecycle;
+mod listen;
 mod meta;
 mod operator;
+mod options;
 mod serve;
 mod session;
+mod shared;
 mod stats;
+mod telling;
+mod tls;
+mod watch;
 
-pub use config::{Config, FlashPath, flash_settings, parse_size, parse_tenants, read_tenants};
+pub use config::{Config, Dialect, FlashPath, flash_settings, parse_size, parse_tenants, read_tenants};
 pub use flags::Flags;
 pub use lifecycle::{Running, start};
-pub use session::{Connection, Slot, Wanted};
-pub use stats::{COUNT_KEYS, Server};
+pub use session::{Arrival, Connection, Slot, Wanted};
+pub use shared::{Peer, Server};
+pub use stats::COUNT_KEYS;
 
 /// What `version` answers: memcached's version whose protocol is spoken, then ours.
 pub const VERSION: &str = concat!("1.6.45-flashare-", env!("CARGO_PKG_VERSION"));

@@ -1,29 +1,31 @@
 //! Start, serve, stop.
 
-use std::io::Write as _;
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cache::{Cache, Device, FileDevice};
 use tokio::sync::watch;
 
-use crate::background::{Background, unix_secs};
-use crate::config::{Config, FlashPath};
+use crate::background::Background;
+use crate::config::{Config, FlashPath, ListenAt};
 use crate::driver::{FlashReads, Worker, WorkerParts};
-use crate::stats::Server;
+use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
+use crate::shared::Server;
 
 /// A running server.
 pub struct Running {
-    /// The port that it listens on.
+    /// The port that it listens on; 0 if it listens on a Unix socket.
     pub port: u16,
     /// What it serves from.
     pub cache: Arc<Cache>,
+    server: Arc<Server>,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
-    acceptors: Vec<(JoinHandle<()>, std::net::SocketAddr)>,
+    acceptors: Vec<(JoinHandle<()>, Arc<Listening>)>,
+    socket_file: Option<PathBuf>,
     workers: Vec<Worker>,
     background: Background,
 }
@@ -68,59 +70,84 @@ pub fn start(mut config: Config) -> Result<Running> {
         let segments = (flash.bytes / segment_bytes.max(1) as u64) as u32;
         device.write(0, &[cache::superblock(segment_bytes, segments)]).context("writing to flash")?;
     }
-    cache.advance(unix_secs());
-    let background = Background::start(&cache, device.clone())?;
+    let server = Arc::new(Server::new(config)?);
+    cache.advance(server.now());
+    let background = Background::start(&server, &cache, device.clone())?;
     let reads = device.as_ref().map(FlashReads::start).transpose()?.map(Arc::new);
-    let server = Arc::new(Server::new(config));
     let (stop, stopped) = watch::channel(false);
-    let parts = || WorkerParts {
+    let mut udp = bind_udp(&server)?;
+    let mut parts = || WorkerParts {
         server: Arc::clone(&server),
         cache: Arc::clone(&cache),
         reads: reads.clone(),
         cleaner: background.waker(),
         stop: stopped.clone(),
+        udp: udp.take(),
     };
     let workers =
         (0..server.config.threads).map(|number| Worker::start(number, parts())).collect::<std::io::Result<Vec<_>>>()?;
+    let socket_file = server.config.unix_socket.as_ref().map(|(path, _)| path.clone());
     let mut running = Running {
         port: 0,
         cache: Arc::clone(&cache),
+        server: Arc::clone(&server),
         stop,
         stopping: Arc::new(AtomicBool::new(false)),
         acceptors: Vec::new(),
+        socket_file,
         workers,
         background,
     };
-    running.port = running.listen(&server, server.config.port, None)?;
-    for port in cache.registry().ports().collect::<Vec<_>>() {
-        running.listen(&server, port, cache.registry().by_port(port))?;
-    }
+    running.listen_everywhere(&server)?;
     Ok(running)
 }
 
 impl Running {
-    fn listen(&mut self, server: &Arc<Server>, port: u16, tenant: Option<u16>) -> Result<u16> {
-        let listener = bind(&server.config.listen, port)
-            .with_context(|| format!("cannot listen on {}:{port}", server.config.listen))?;
-        let at = listener.local_addr()?;
-        let acceptor = Acceptor {
-            server: Arc::clone(server),
-            stopping: Arc::clone(&self.stopping),
-            workers: self.workers.iter().map(|worker| worker.accepted.clone()).collect(),
-            next: AtomicUsize::new(0),
-            tenant,
-        };
-        let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run(&listener))?;
-        self.acceptors.push((thread, at));
-        Ok(at.port())
+    fn listen_everywhere(&mut self, server: &Arc<Server>) -> Result<()> {
+        let config = &server.config;
+        if let Some((path, mode)) = &config.unix_socket {
+            let listening = bind_unix(path, *mode, config.backlog)?;
+            return self.listen(server, listening, None, &ListenAt::unix(config.dialect));
+        }
+        if config.listen.is_empty() {
+            bail!("-l: name an address to listen on");
+        }
+        for at in &config.listen {
+            let listening = bind_tcp(&at.host, at.port.unwrap_or(config.port), config.backlog)?;
+            let port = listening.port();
+            self.port = if self.port == 0 { port } else { self.port };
+            self.listen(server, listening, None, at)?;
+            for port in self.cache.registry().ports().collect::<Vec<_>>() {
+                let tenant = self.cache.registry().by_port(port);
+                let listening = bind_tcp(&at.host, port, config.backlog)?;
+                self.listen(server, listening, tenant, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, server: &Arc<Server>, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
+        let listening = Arc::new(listening);
+        let workers = self.workers.iter().map(|worker| worker.accepted.clone()).collect();
+        let acceptor = Acceptor::new(server, &listening, Arc::clone(&self.stopping), workers, tenant, at);
+        let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
+        self.acceptors.push((thread, listening));
+        Ok(())
+    }
+
+    /// Reads certificates and users again; what is in use stays where a file is bad.
+    pub fn reload(&self) {
+        let tls = self.server.tls.as_ref().map_or(Ok(()), crate::tls::Tls::refresh);
+        if let Err(error) = tls.and_then(|()| self.server.reload_credentials()) {
+            eprintln!("flashare: reload: {error:#}");
+        }
     }
 
     /// Stops it: no new connections, what was begun is finished, threads end.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::SeqCst);
-        for (thread, at) in self.acceptors {
-            // wakes the acceptor from its wait
-            let _ = TcpStream::connect(at);
+        for (thread, listening) in self.acceptors {
+            listening.wake();
             let _ = thread.join();
         }
         let _ = self.stop.send(true);
@@ -129,54 +156,8 @@ impl Running {
             let _ = worker.thread.join();
         }
         self.background.stop();
-    }
-}
-
-fn bind(listen: &str, port: u16) -> Result<TcpListener> {
-    let at = (listen, port).to_socket_addrs()?.next().context("the address names no host")?;
-    let socket = socket2::Socket::new(socket2::Domain::for_address(at), socket2::Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&at.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
-}
-
-/// Accepts on one port and deals the connections out to the workers in turn.
-struct Acceptor {
-    server: Arc<Server>,
-    stopping: Arc<AtomicBool>,
-    workers: Vec<tokio::sync::mpsc::UnboundedSender<(TcpStream, Option<u16>)>>,
-    next: AtomicUsize,
-    tenant: Option<u16>,
-}
-
-impl Acceptor {
-    fn run(&self, listener: &TcpListener) {
-        loop {
-            let accepted = listener.accept();
-            if self.stopping.load(Ordering::SeqCst) {
-                return;
-            }
-            match accepted {
-                Ok((stream, _)) => self.admit(stream),
-                // out of descriptors, or the client has gone: the next one may do better, a little later
-                Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
-            }
-        }
-    }
-
-    fn admit(&self, mut stream: TcpStream) {
-        let server = &self.server;
-        if server.connections.fetch_add(1, Ordering::Relaxed) >= server.config.connections_max {
-            server.connections.fetch_sub(1, Ordering::Relaxed);
-            server.connections_rejected.fetch_add(1, Ordering::Relaxed);
-            let _ = stream.write_all(b"ERROR Too many open connections\r\n");
-            return;
-        }
-        server.connections_total.fetch_add(1, Ordering::Relaxed);
-        let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        if self.workers[worker].send((stream, self.tenant)).is_err() {
-            server.connections.fetch_sub(1, Ordering::Relaxed); // stopping
+        if let Some(path) = self.socket_file {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The meta commands: one request, one answer whose fields the client chose.
 
+use std::sync::atomic::Ordering;
+
 use cache::{
     Cache, Counted, Counting, Delta, FlashObject, Mode, Needs, Removed, Removing, Seen, Stored, Storing, Turn,
 };
@@ -8,6 +10,7 @@ use protocol::{KEY_BYTES_MAX, Keys, Meta, MetaVerb, Reply, text};
 
 use crate::serve::{Served, absolute, refuse_too_large};
 use crate::session::{Connection, Spelling};
+use crate::watch::Topic;
 
 /// Serves mg, md, ma and me.
 pub(crate) fn request(
@@ -30,6 +33,7 @@ pub(crate) fn request(
     };
     let mut decoded = [0; KEY_BYTES_MAX];
     let key = meta.key_in(&mut decoded).expect("it was decoded when the flags were read");
+    connection.server().meta_commands.fetch_add(1, Ordering::Relaxed);
     match verb {
         MetaVerb::Get => get(turn, connection, &meta, key),
         MetaVerb::Delete => delete(turn, connection, &meta, key),
@@ -143,7 +147,7 @@ fn get(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key: &
             if meta.value && !connection.hold_output(cache, object.value_bytes()) && !seen.won {
                 return Served::Needs(Needs::Room);
             }
-            let (client_flags, unique) = (object.client_flags(), object.unique());
+            let (client_flags, unique) = (object.client_flags(), connection.shown(object.unique()));
             let facts = Facts { client_flags, unique, value_bytes: object.value_bytes(), seen };
             let out = connection.out();
             if facts.spell(meta, now, out) {
@@ -178,6 +182,7 @@ fn delete(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key
     let tenant = connection.tenant_of(cache, key);
     let expiry = expiry_of(cache, meta.ttl);
     let plain = meta.compare.is_none() && !meta.invalidate && !meta.blank;
+    let bytes = connection.bytes_for_watchers(turn, Topic::Deletions, key).filter(|_| !meta.invalidate);
     let removed = if plain {
         Ok(if turn.delete(tenant, key) { Removed::Yes } else { Removed::Unknown })
     } else {
@@ -193,6 +198,9 @@ fn delete(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key
             },
         )
     };
+    if matches!(removed, Ok(Removed::Yes)) {
+        connection.tell_deleted(key, "md", bytes);
+    }
     match removed {
         Ok(Removed::Yes) if meta.quiet => {}
         Ok(Removed::Yes) => meta.status_line("HD", connection.out()),
@@ -286,9 +294,15 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Met
         stale_if_lower: meta.invalidate,
         create: created.is_some(),
     };
-    let (status, unique, bytes) = match turn.store(connection.tenant_of(cache, key), &storing) {
+    let before = connection.known_to_watchers(turn, key);
+    let outcome = turn.store(connection.tenant_of(cache, key), &storing);
+    if let Ok(outcome) = &outcome {
+        let status = if matches!(outcome, Stored::Yes(_)) { "STORED" } else { "NOT_STORED" };
+        connection.tell_stored(key, "ms", before, status, storing.expiry, value.len());
+    }
+    let (status, unique, bytes) = match outcome {
         Ok(Stored::Yes(_)) if meta.quiet => return Served::Done,
-        Ok(Stored::Yes(written)) => ("HD", written.unique, written.value_bytes),
+        Ok(Stored::Yes(written)) => ("HD", connection.shown(written.unique), written.value_bytes),
         Ok(Stored::No) => ("NS", 0, value.len()),
         Ok(Stored::Changed) => ("EX", 0, value.len()),
         Ok(Stored::Unknown) => ("NF", 0, value.len()),
@@ -297,6 +311,7 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Met
             return Served::Done;
         }
         Err(Needs::Room) if !cache.settings().evict => {
+            connection.server().no_memory.fetch_add(1, Ordering::Relaxed);
             connection.reply(Reply::Wanted, "SERVER_ERROR out of memory storing object");
             return Served::Done;
         }

@@ -1,10 +1,14 @@
 //! The main path as a sentence: a request, its tenant, the cache's answer, its spelling.
 
+use std::sync::atomic::Ordering;
+
 use cache::{Cache, Counted, Counting, Delta, Lookup, Mode, Needs, Stored, Storing, Touched, Turn};
 use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
 use crate::VERSION;
+use crate::detail::Done;
 use crate::session::{Connection, Spelling};
+use crate::watch::Topic;
 use crate::{meta, operator, stats};
 
 /// Expiries up to this many seconds are from now on; larger ones are absolute.
@@ -50,6 +54,7 @@ pub(crate) fn refuse_too_large(
     if is_set {
         turn.delete(connection.tenant_of(turn.cache(), key), key);
     }
+    connection.server().too_large.fetch_add(1, Ordering::Relaxed);
     connection.reply(reply, "SERVER_ERROR object too large for cache");
 }
 
@@ -67,7 +72,10 @@ pub(crate) fn request(
         }
         Request::Arithmetic { key, up, delta, reply } => arithmetic(turn, connection, key, up, delta, reply),
         Request::Delete(key, reply) => {
+            let bytes = connection.bytes_for_watchers(turn, Topic::Deletions, key);
             let found = turn.delete(connection.tenant_of(cache, key), key);
+            connection.tell_deleted(key, "delete", bytes.filter(|_| found));
+            connection.server().details.note(key, Done::Delete);
             connection.reply(reply, if found { "DELETED" } else { "NOT_FOUND" });
             Served::Done
         }
@@ -78,6 +86,10 @@ pub(crate) fn request(
                 Ok(Touched::Unknown) => connection.reply(reply, "NOT_FOUND"),
                 Err(needs) => return Served::Needs(needs),
             }
+            Served::Done
+        }
+        Request::FlushAll(_, reply) if !connection.server().config.flush => {
+            connection.reply(reply, "CLIENT_ERROR flush_all not allowed");
             Served::Done
         }
         Request::FlushAll(delay, reply) => {
@@ -121,12 +133,16 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
         }
         let tenant = connection.tenant_of(cache, key);
         let written = match turn.get(tenant, key) {
-            Lookup::Miss => true,
+            Lookup::Miss => {
+                connection.tell_got(key, None);
+                true
+            }
             Lookup::Hit(object) => {
                 let held = connection.hold_output(cache, object.value_bytes());
                 if held {
+                    connection.tell_got(key, Some(object.value_bytes()));
+                    let unique = with_cas.then(|| connection.shown(object.unique()));
                     let out = connection.out();
-                    let unique = with_cas.then(|| object.unique());
                     text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
                     object.value().for_each(|piece| out.extend_from_slice(piece));
                     out.extend_from_slice(b"\r\n");
@@ -136,14 +152,10 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
             Lookup::FlashHit(object) => {
                 let held = connection.hold_output(cache, object.value.len());
                 if held {
+                    connection.tell_got(key, Some(object.value.len()));
+                    let unique = with_cas.then(|| connection.shown(object.unique));
                     let out = connection.out();
-                    text::value_header(
-                        out,
-                        key,
-                        object.client_flags,
-                        object.value.len(),
-                        with_cas.then_some(object.unique),
-                    );
+                    text::value_header(out, key, object.client_flags, object.value.len(), unique);
                     out.extend_from_slice(&object.value);
                     out.extend_from_slice(b"\r\n");
                 }
@@ -152,6 +164,7 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
             Lookup::Flash(read) => {
                 let held = connection.hold_output(cache, read.pages() * cache::PAGE_BYTES);
                 if held {
+                    connection.tell_got(key, Some(read.pages() * cache::PAGE_BYTES));
                     connection.leave_hole(read, Spelling::Text { with_cas });
                 }
                 held
@@ -180,7 +193,10 @@ fn get_and_touch(
         let tenant = connection.tenant_of(cache, key);
         match turn.touch(tenant, key, expiry) {
             Err(needs) => return Served::Needs(needs),
-            Ok(Touched::Unknown) => turn.count_missed_get(tenant),
+            Ok(Touched::Unknown) => {
+                turn.count_missed_get(tenant);
+                connection.tell_got(key, None);
+            }
             Ok(Touched::Yes) => found.push((tenant, key)),
         }
     }
@@ -191,8 +207,9 @@ fn get_and_touch(
                 connection.out().truncate(start);
                 return Served::Needs(Needs::Room);
             }
+            connection.tell_got(key, Some(object.value_bytes()));
+            let unique = with_cas.then(|| connection.shown(object.unique()));
             let out = connection.out();
-            let unique = with_cas.then(|| object.unique());
             text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
             object.value().for_each(|piece| out.extend_from_slice(piece));
             out.extend_from_slice(b"\r\n");
@@ -216,15 +233,29 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &St
     let tenant = connection.tenant_of(cache, store.key);
     let expiry = absolute(store.exptime, cache.now());
     let storing = Storing { client_flags: store.client_flags, expiry, compare, ..Storing::new(mode, store.key, value) };
+    let before = connection.known_to_watchers(turn, store.key);
     let line = match turn.store(tenant, &storing) {
         Ok(Stored::Yes(_)) => "STORED",
         Ok(Stored::No) => "NOT_STORED",
         Ok(Stored::Changed) => "EXISTS",
         Ok(Stored::Unknown) => "NOT_FOUND",
         Ok(Stored::TooLarge) => "SERVER_ERROR object too large for cache",
-        Err(Needs::Room) if !cache.settings().evict => "SERVER_ERROR out of memory storing object",
+        Err(Needs::Room) if !cache.settings().evict => {
+            connection.server().no_memory.fetch_add(1, Ordering::Relaxed);
+            "SERVER_ERROR out of memory storing object"
+        }
         Err(needs) => return Served::Needs(needs),
     };
+    let verb = match store.verb {
+        StoreVerb::Set => "set",
+        StoreVerb::Add => "add",
+        StoreVerb::Replace => "replace",
+        StoreVerb::Append => "append",
+        StoreVerb::Prepend => "prepend",
+        StoreVerb::Cas(_) => "cas",
+    };
+    connection.tell_stored(store.key, verb, before, line, expiry, value.len());
+    connection.server().details.note(store.key, Done::Set);
     connection.reply(store.reply, line);
     Served::Done
 }

@@ -4,18 +4,26 @@
 //! hole, so replies keep the order of requests (INV-ORDER). A change that waits for flash stops its connection: it is not
 //! taken from the input, and is parsed again when it can be decided.
 //!
+//! The first byte says which protocol a connection speaks, unless its listener does. Until a client has said who it is, where
+//! that is asked for, nothing but that is served.
+//!
 //! Bounded (INV-BOUNDED): output, flash reads under way and the bytes of an arriving value; beyond a little, what a
 //! connection holds is asked from the cache's memory first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cache::{Cache, Completed, FlashRead, Page, Turn, Worker};
-use protocol::{Meta, Reply, Request, Store, StoreVerb, text};
+use std::sync::atomic::Ordering;
 
-use crate::meta;
+use cache::{Cache, Completed, FlashRead, Listing, Page, Turn, Worker};
+use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
+use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
+
+use crate::config::Dialect;
 use crate::serve::{self, Served, Short};
-use crate::stats::Server;
+use crate::shared::{Doing, Peer, Server};
+use crate::watch::{Watcher, escaped};
+use crate::{binary, meta};
 
 /// Output beyond which no further request is begun.
 const OUTPUT_BYTES_HIGH: usize = 64 << 10;
@@ -23,6 +31,10 @@ const OUTPUT_BYTES_HIGH: usize = 64 << 10;
 const READS_MAX: usize = 32;
 /// Bytes that a connection may hold without asking.
 const FREE_BYTES: usize = 24 << 10;
+
+/// Longest line and longest token of a client that says who it is.
+const LOGIN_LINE_BYTES_MAX: usize = 2048;
+const LOGIN_BYTES_MAX: usize = 65_536;
 
 /// Names a flash read of a connection.
 pub type Slot = u64;
@@ -49,6 +61,27 @@ pub(crate) enum Spelling {
     },
     /// mg, with its key and flags as they were on the line.
     Meta(Box<[u8]>),
+    /// A binary get.
+    Binary(Header),
+}
+
+/// How keys are listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ListingStyle {
+    /// Everything that is known of a key.
+    Metadump,
+    /// The key, as an mg command.
+    Mgdump,
+}
+
+/// A new connection: where it came to, and what holds there.
+pub struct Arrival {
+    /// The tenant of the port, if that is one's own.
+    pub tenant: Option<u16>,
+    /// What is spoken there.
+    pub dialect: Dialect,
+    /// What stats tell of it.
+    pub peer: Option<Arc<Peer>>,
 }
 
 /// A store whose line has arrived.
@@ -94,8 +127,13 @@ enum Pause {
 /// A connection's protocol state.
 pub struct Connection {
     server: Arc<Server>,
-    /// The tenant of the port that the client came to, if that is one's own.
+    /// The tenant of the port that the client came to, or of the user that it is, if that is one's own.
     pub(crate) tenant: Option<u16>,
+    dialect: Dialect,
+    pub(crate) peer: Option<Arc<Peer>>,
+    authenticated: bool,
+    watcher: Option<Arc<Watcher>>,
+    listing: Option<(Listing, ListingStyle)>,
     input: Vec<u8>,
     used: usize,
     skip: usize,
@@ -112,6 +150,8 @@ pub struct Connection {
     /// Whether serving stopped because there was enough output.
     limited: bool,
     closing: bool,
+    /// Whether what it sent made no sense.
+    hopeless: bool,
     /// Bytes of a value that is arriving, as its line stated.
     expected: usize,
     held_in: usize,
@@ -119,11 +159,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A fresh connection to a port that belongs to `tenant`, or to everyone.
-    pub fn new(server: Arc<Server>, tenant: Option<u16>) -> Connection {
+    /// A fresh connection.
+    pub fn new(server: Arc<Server>, arrival: Arrival) -> Connection {
+        let Arrival { tenant, dialect, peer } = arrival;
         Connection {
+            authenticated: !server.wants_auth(),
             server,
             tenant,
+            dialect,
+            peer,
+            watcher: None,
+            listing: None,
             input: Vec::new(),
             used: 0,
             skip: 0,
@@ -138,6 +184,7 @@ impl Connection {
             pause: Pause::None,
             limited: false,
             closing: false,
+            hopeless: false,
             expected: 0,
             held_in: 0,
             held_out: 0,
@@ -166,44 +213,78 @@ impl Connection {
         let mut stored = false;
         let mut turn = cache.turn(worker);
         self.limited = false;
+        let before = self.used;
+        let mut left = self.server.config.requests_a_turn;
         while !self.closing {
-            if !self.has_room_for_output() {
+            if !self.has_room_for_output() || left == 0 {
                 self.limited = true;
+                self.server.yields.fetch_add(u64::from(left == 0), Ordering::Relaxed);
                 break;
             }
+            left -= 1;
             if !self.serve_one(cache, &mut turn, &mut stored) {
                 break;
             }
         }
         drop(turn);
+        if let Some(peer) = &self.peer {
+            let doing = match () {
+                () if self.watcher.is_some() => Doing::Watching,
+                () if self.expected > 0 => Doing::Reading,
+                () => Doing::Waiting,
+            };
+            peer.note(doing, (self.used != before).then(|| cache.now()));
+        }
         self.tidy(cache);
         stored
     }
 
     /// Serves one request. False if nothing (more) can be served now.
     fn serve_one(&mut self, cache: &Cache, turn: &mut Turn<'_>, stored: &mut bool) -> bool {
+        if self.listing.is_some() {
+            self.list_on(cache);
+            return true;
+        }
         let skipped = self.skip.min(self.input.len() - self.used);
         self.skip -= skipped;
         self.used += skipped;
         if self.used == self.input.len() {
             return false;
         }
+        if self.watcher.is_some() {
+            self.used = self.input.len(); // a watcher has nothing more to say
+            return false;
+        }
+        if self.dialect == Dialect::Auto {
+            let is_binary = self.input[self.used] == protocol::binary::REQUEST_MAGIC;
+            self.dialect = if is_binary { Dialect::Binary } else { Dialect::Ascii };
+        }
         let input = std::mem::take(&mut self.input);
+        let goes_on = match self.dialect {
+            Dialect::Binary => self.serve_frame(cache, turn, &input, stored),
+            _ if !self.authenticated => self.serve_login(cache, &input),
+            _ => self.serve_line(cache, turn, &input, stored),
+        };
+        self.input = input;
+        if self.expected > self.input.capacity() {
+            self.input.reserve_exact(self.expected - self.input.len());
+        }
+        goes_on
+    }
+
+    fn serve_line(&mut self, cache: &Cache, turn: &mut Turn<'_>, input: &[u8], stored: &mut bool) -> bool {
         let parsed = text::parse(&input[self.used..]);
-        let goes_on = match parsed {
+        match parsed {
             text::Parsed::Incomplete => false,
-            text::Parsed::Hopeless => {
-                self.closing = true;
-                false
-            }
+            text::Parsed::Hopeless => self.give_up(),
             text::Parsed::Line(Request::Store(store), line) => {
                 *stored = true;
-                self.serve_store(cache, turn, &input, line, &Storable::Classic(store))
+                self.serve_store(cache, turn, input, line, &Storable::Classic(store))
             }
             text::Parsed::Line(Request::MetaStore(key, bytes, words), line) => {
                 *stored = true;
                 match meta::check_store(key, words) {
-                    Ok(meta) => self.serve_store(cache, turn, &input, line, &Storable::Meta(meta, bytes)),
+                    Ok(meta) => self.serve_store(cache, turn, input, line, &Storable::Meta(meta, bytes)),
                     Err(error) => {
                         self.reply(Reply::Wanted, error);
                         self.finish(Served::Skip(bytes + 2), line)
@@ -211,15 +292,170 @@ impl Connection {
                 }
             }
             text::Parsed::Line(request, line) => {
+                if let (Request::Stats(_), Some(peer)) = (&request, &self.peer) {
+                    peer.note(Doing::Serving, Some(cache.now()));
+                }
                 let served = serve::request(cache, turn, self, &request);
                 self.finish(served, line)
             }
-        };
-        self.input = input;
-        if self.expected > self.input.capacity() {
-            self.input.reserve_exact(self.expected - self.input.len());
         }
-        goes_on
+    }
+
+    /// What it sent makes no sense: nothing more is served.
+    fn give_up(&mut self) -> bool {
+        (self.closing, self.hopeless) = (true, true);
+        false
+    }
+
+    /// Takes `set KEY FLAGS EXPTIME BYTES` and `user password` of a client that has to say who it is first.
+    fn serve_login(&mut self, cache: &Cache, input: &[u8]) -> bool {
+        let rest = &input[self.used..];
+        let Some(end) = memchr::memchr(b'\n', rest) else {
+            return if rest.len() > LOGIN_LINE_BYTES_MAX { self.give_up() } else { false };
+        };
+        let row: Vec<&[u8]> = Keys::of_line(rest[..end].trim_ascii_end()).take(6).collect();
+        let bytes = match row[..] {
+            [b"set", _, _, _, bytes, ..] => std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<u32>().ok()),
+            _ => None,
+        };
+        let Some(bytes) = bytes.map(|bytes| bytes as usize) else {
+            self.reply(Reply::Wanted, "CLIENT_ERROR unauthenticated");
+            return self.finish(Served::Done, end + 1);
+        };
+        if bytes > LOGIN_BYTES_MAX {
+            self.reply(Reply::Wanted, "CLIENT_ERROR auth token too long");
+            return self.finish(Served::Done, end + 1);
+        }
+        let body = &rest[end + 1..];
+        if body.len() < bytes + 2 {
+            return false;
+        }
+        let mut parts = body[..bytes].splitn(2, |byte| *byte == b' ');
+        let (user, password) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let accepted = body[bytes..bytes + 2] == *b"\r\n" && self.log_in(cache, user, password);
+        self.reply(Reply::Wanted, if accepted { "STORED" } else { "CLIENT_ERROR authentication failure" });
+        self.finish(Served::Done, end + 1 + bytes + 2)
+    }
+
+    /// Whether the client has said who it is, where that is asked for.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// Checks who the client says it is; its tenant follows from that.
+    pub(crate) fn log_in(&mut self, cache: &Cache, user: &[u8], password: &[u8]) -> bool {
+        self.authenticated = self.server.accepts(user, password);
+        if self.authenticated {
+            self.tenant = cache.registry().by_user(user).or(self.tenant);
+        }
+        self.authenticated
+    }
+
+    fn serve_frame(&mut self, cache: &Cache, turn: &mut Turn<'_>, input: &[u8], stored: &mut bool) -> bool {
+        let rest = &input[self.used..];
+        let Some(head) = rest.first_chunk::<HEADER_BYTES>() else { return false };
+        let Some(header) = Header::read(head) else { return self.give_up() };
+        let (command, _) = header.command();
+        let is_store =
+            matches!(command, Command::Set | Command::Add | Command::Replace | Command::Append | Command::Prepend);
+        let largest = cache.settings().item_bytes_max;
+        if !header.is_sound() || (!is_store && header.body_bytes > largest.min(LOGIN_BYTES_MAX)) {
+            binary::refuse(self, &header, Status::Invalid);
+            return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);
+        }
+        if is_store && !self.authenticated {
+            binary::refuse(self, &header, Status::AuthFailed);
+            return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);
+        }
+        if is_store && !serve::fits(cache, header.key_bytes, header.value_bytes()) {
+            self.server.too_large.fetch_add(1, Ordering::Relaxed);
+            binary::refuse(self, &header, Status::TooLarge);
+            return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);
+        }
+        let total = HEADER_BYTES + header.body_bytes;
+        if rest.len() < total {
+            if !hold(cache, &mut self.held_in, total.saturating_sub(FREE_BYTES / 2)) {
+                binary::refuse(self, &header, Status::OutOfMemory);
+                return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);
+            }
+            self.expected = self.used + total;
+            return false;
+        }
+        *stored |= is_store;
+        let frame = Frame::new(header, &rest[HEADER_BYTES..total]);
+        let served = binary::request(cache, turn, self, &frame);
+        self.expected = 0;
+        self.finish(served, total)
+    }
+
+    /// Turns the connection into one that is told what happens.
+    pub(crate) fn watch(&mut self, topics: u16) {
+        self.watcher = Some(self.server.watchers.add(topics, self.server.config.options.watcher_bytes));
+    }
+
+    /// Whether [`Connection::pump`] should be called every few milliseconds.
+    pub fn is_watching(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    /// Takes what a watcher is told into the output.
+    pub fn pump(&mut self) {
+        if let Some(watcher) = &self.watcher
+            && self.output_bytes() == 0
+        {
+            let lines = watcher.take();
+            self.out().extend_from_slice(lines.as_bytes());
+        }
+    }
+
+    pub(crate) fn begin_listing(&mut self, cache: &Cache, style: ListingStyle) {
+        self.listing = Some((cache.list_keys(self.tenant), style));
+    }
+
+    /// Lists some more keys.
+    fn list_on(&mut self, cache: &Cache) {
+        let Some((mut listing, style)) = self.listing.take() else { return };
+        let keys = listing.next(cache);
+        let now = cache.now();
+        let out = self.out();
+        for key in &keys {
+            match style {
+                ListingStyle::Mgdump => {
+                    out.extend_from_slice(b"mg ");
+                    if key.key.iter().all(|byte| byte.is_ascii_graphic()) {
+                        out.extend_from_slice(&key.key);
+                        out.extend_from_slice(b"\r\n");
+                    } else {
+                        out.extend_from_slice(protocol::meta::encoded(&key.key).as_bytes());
+                        out.extend_from_slice(b" b\r\n");
+                    }
+                }
+                ListingStyle::Metadump => {
+                    let exp = if key.expiry == 0 { -1 } else { i64::from(key.expiry) };
+                    let (la, fetch) = (now.saturating_sub(key.idle_secs), if key.was_read { "yes" } else { "no" });
+                    let (name, cas, size, flags) = (escaped(&key.key), key.unique, key.bytes, key.client_flags);
+                    let line = format!(
+                        "key={name} exp={exp} la={la} cas={cas} fetch={fetch} cls=1 size={size} flags={flags}\n"
+                    );
+                    out.extend_from_slice(line.as_bytes());
+                }
+            }
+        }
+        match (keys.is_empty(), style) {
+            (true, ListingStyle::Metadump) => text::line(out, "END"),
+            (true, ListingStyle::Mgdump) => text::line(out, "EN"),
+            (false, style) => self.listing = Some((listing, style)),
+        }
+    }
+
+    /// A unique as clients are told it: none, where -C turns them off.
+    pub(crate) fn shown(&self, unique: u64) -> u64 {
+        if self.server.config.cas { unique } else { 0 }
+    }
+
+    /// Whether anything waits to be sent.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output_bytes() > 0 || !self.behind.is_empty()
     }
 
     fn serve_store(
@@ -358,7 +594,7 @@ impl Connection {
             let Chunk::Hole { spelling, .. } = &*chunk else { unreachable!("it was found as a hole") };
             match (spelling, filled) {
                 (Spelling::Text { with_cas }, Some(object)) => {
-                    let unique = with_cas.then_some(object.unique);
+                    let unique = with_cas.then_some(if self.server.config.cas { object.unique } else { 0 });
                     text::value_header(&mut out, &key, object.client_flags, object.value.len(), unique);
                     out.extend_from_slice(&object.value);
                     out.extend_from_slice(b"\r\n");
@@ -366,6 +602,7 @@ impl Connection {
                 (Spelling::Text { .. }, None) => {}
                 (Spelling::Meta(line), Some(object)) => meta::spell_flash_hit(line, &object, cache.now(), &mut out),
                 (Spelling::Meta(line), None) => meta::spell_flash_miss(line, &mut out),
+                (Spelling::Binary(header), found) => binary::spell_flash(&mut out, header, &key, found.as_ref()),
             }
             *chunk = Chunk::Ready(out);
         }
@@ -444,6 +681,9 @@ impl Connection {
 
     /// Gives back what the connection holds. Call it once, when it ends.
     pub fn end(&mut self, cache: &Cache) {
+        if let Some(watcher) = self.watcher.take() {
+            self.server.watchers.remove(&watcher);
+        }
         release(cache, &mut self.held_in, 0);
         release(cache, &mut self.held_out, 0);
     }
@@ -478,6 +718,11 @@ impl Connection {
     /// Whether it would take more bytes from the client.
     pub fn wants_input(&self) -> bool {
         !self.closing && self.pause == Pause::None && self.has_room_for_output()
+    }
+
+    /// Why it ended, as watchers are told.
+    pub(crate) fn end_reason(&self) -> &'static str {
+        if self.hopeless { "error" } else { "normal" }
     }
 
     /// Whether it waits for memory: try [`Connection::serve`] again in a moment.

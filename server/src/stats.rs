@@ -1,62 +1,20 @@
-//! What the server says of itself: a row a key, with its meaning, in the order of memcached's.
+//! What the server says of itself: memcached's keys in memcached's order, and tables of our own.
+//!
+//! Monitoring reads memcached's keys by name, so all of them are there; those of machinery that a log does not have (slab
+//! moves, LRU juggling) stay 0. docs/stats.md explains each.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
 
-use cache::{Cache, Count, Totals};
+use cache::{Cache, Count};
 use nix::sys::resource::{UsageWho, getrusage};
-use parking_lot::Mutex;
 use protocol::text::{line, stat};
 
 use crate::VERSION;
-use crate::config::Config;
-
-/// What is shared by all connections of a server.
-pub struct Server {
-    /// Its settings.
-    pub config: Config,
-    started: Instant,
-    verbosity: AtomicU32,
-    pub(crate) connections: AtomicUsize,
-    pub(crate) connections_total: AtomicU64,
-    pub(crate) connections_rejected: AtomicU64,
-    pub(crate) bytes_read: AtomicU64,
-    pub(crate) bytes_written: AtomicU64,
-    /// Totals at the last `stats reset`, a tenant each.
-    baseline: Mutex<Vec<Totals>>,
-}
-
-impl Server {
-    /// A server that has just been started.
-    pub fn new(config: Config) -> Server {
-        Server {
-            verbosity: AtomicU32::new(u32::from(config.verbosity)),
-            config,
-            started: Instant::now(),
-            connections: AtomicUsize::new(0),
-            connections_total: AtomicU64::new(0),
-            connections_rejected: AtomicU64::new(0),
-            bytes_read: AtomicU64::new(0),
-            bytes_written: AtomicU64::new(0),
-            baseline: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn set_verbosity(&self, level: u32) {
-        self.verbosity.store(level, Ordering::Relaxed);
-    }
-
-    fn totals(&self, cache: &Cache, tenant: u16) -> Totals {
-        let totals = cache.totals(tenant);
-        self.baseline.lock().get(usize::from(tenant)).map_or(totals, |before| totals.since(before))
-    }
-}
+use crate::config::Dialect;
+use crate::shared::Server;
 
 /// The keys of general stats that are sums over tenants, with what they mean.
 pub const COUNT_KEYS: &[(&str, Count, &str)] = &[
-    ("cmd_set", Count::Sets, "stores asked for, of every kind"),
-    ("cmd_flush", Count::Flushes, "flush_all commands"),
-    ("cmd_touch", Count::Touches, "touch and gat keys"),
     ("get_misses", Count::Misses, "keys found in neither tier"),
     ("get_expired", Count::Expired, "misses that found an expired object"),
     ("get_flushed", Count::Flushed, "misses that found a flushed object"),
@@ -73,18 +31,42 @@ pub const COUNT_KEYS: &[(&str, Count, &str)] = &[
     ("touch_misses", Count::TouchMisses, "touches of unknown keys"),
 ];
 
+/// Keys of memcached's general stats that belong to machinery which is not here: always 0.
+pub(crate) const ABSENT_KEYS: &[&str] = &[
+    "slab_reassign_rescues",
+    "slab_reassign_chunk_rescues",
+    "slab_reassign_inline_reclaim",
+    "slab_reassign_busy_items",
+    "slab_reassign_busy_deletes",
+    "slab_reassign_busy_nomem",
+];
+
 /// Answers `stats ARGUMENTS`.
 pub(crate) fn spell(server: &Server, cache: &Cache, arguments: &[u8], out: &mut Vec<u8>) {
-    match arguments {
-        b"" => general(server, cache, out),
-        b"settings" => settings(server, cache, out),
-        b"items" => items(server, cache, out),
-        b"tenants" => tenants(server, cache, out),
-        b"flash" => flash(server, cache, out),
-        b"reset" => {
-            let now = cache.registry().tenants().iter().map(|tenant| cache.totals(tenant.id)).collect();
-            *server.baseline.lock() = now;
+    let mut words = arguments.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (None, ..) => general(server, cache, out),
+        (Some(b"settings"), ..) => settings(server, cache, out),
+        (Some(b"items"), ..) => items(server, cache, out),
+        (Some(b"slabs"), ..) => slabs(server, cache, out),
+        (Some(b"sizes"), ..) => sizes(cache, out),
+        (Some(b"conns"), ..) => conns(server, cache, out),
+        (Some(b"tenants"), ..) => tenants(server, cache, out),
+        (Some(b"flash"), ..) => flash(server, cache, out),
+        (Some(b"predictor"), ..) => predictor(cache, out),
+        (Some(b"cleaner"), ..) => cleaner(cache, out),
+        (Some(b"extstore"), ..) => extstore(server, cache, out),
+        (Some(b"reset"), ..) => {
+            server.reset(cache);
             line(out, "RESET");
+            return;
+        }
+        (Some(b"detail"), what, _) => {
+            detail(server, what, out);
+            return;
+        }
+        (Some(b"cachedump"), class, limit) => {
+            cachedump(server, cache, class, limit, out);
             return;
         }
         _ => {
@@ -95,48 +77,96 @@ pub(crate) fn spell(server: &Server, cache: &Cache, arguments: &[u8], out: &mut 
     line(out, "END");
 }
 
-fn sum(server: &Server, cache: &Cache) -> Totals {
-    let mut sum = Totals::default();
-    cache.registry().tenants().iter().for_each(|tenant| sum.add(&server.totals(cache, tenant.id)));
-    sum
-}
-
 fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
-    let totals = sum(server, cache);
+    let totals = server.sum(cache);
     let figures = cache.figures();
     let (user, system) = cpu_seconds();
+    let connections = server.connections.load(Relaxed);
     stat(out, "pid", std::process::id());
     stat(out, "uptime", server.started.elapsed().as_secs());
     stat(out, "time", cache.now());
     stat(out, "version", VERSION);
+    stat(out, "libevent", server.driver);
     stat(out, "pointer_size", usize::BITS);
     stat(out, "rusage_user", format_args!("{user:.6}"));
     stat(out, "rusage_system", format_args!("{system:.6}"));
     stat(out, "max_connections", server.config.connections_max);
-    stat(out, "curr_connections", server.connections.load(Ordering::Relaxed));
-    stat(out, "total_connections", server.connections_total.load(Ordering::Relaxed));
-    stat(out, "rejected_connections", server.connections_rejected.load(Ordering::Relaxed));
+    stat(out, "curr_connections", connections);
+    stat(out, "total_connections", server.connections_total.load(Relaxed));
+    stat(out, "rejected_connections", server.connections_rejected.load(Relaxed));
+    stat(out, "connection_structures", connections);
+    stat(out, "response_obj_oom", 0);
+    stat(out, "response_obj_count", connections);
+    stat(out, "response_obj_bytes", cache.received_bytes());
+    stat(out, "read_buf_count", connections);
+    stat(out, "read_buf_bytes", cache.received_bytes());
+    stat(out, "read_buf_bytes_free", 0);
+    stat(out, "read_buf_oom", 0);
+    stat(out, "reserved_fds", 0);
     stat(out, "cmd_get", totals.get(Count::Gets));
-    for (key, count, _) in COUNT_KEYS.iter().take(3) {
-        stat(out, key, totals.get(*count));
-    }
+    stat(out, "cmd_set", totals.get(Count::Sets));
+    stat(out, "cmd_flush", totals.get(Count::Flushes));
+    stat(out, "cmd_touch", totals.get(Count::Touches));
+    stat(out, "cmd_meta", server.meta_commands.load(Relaxed));
     stat(out, "get_hits", totals.hits());
-    for (key, count, _) in &COUNT_KEYS[3..] {
+    for (key, count, _) in COUNT_KEYS {
         stat(out, key, totals.get(*count));
     }
-    stat(out, "bytes_read", server.bytes_read.load(Ordering::Relaxed));
-    stat(out, "bytes_written", server.bytes_written.load(Ordering::Relaxed));
-    stat(out, "limit_maxbytes", server.config.memory_bytes);
-    stat(out, "accepting_conns", 1);
+    if server.config.options.idle_secs > 0 {
+        stat(out, "idle_kicks", server.idle_kicks.load(Relaxed));
+    }
+    stat(out, "store_too_large", server.too_large.load(Relaxed));
+    stat(out, "store_no_memory", server.no_memory.load(Relaxed));
+    stat(out, "auth_cmds", server.auth_commands.load(Relaxed));
+    stat(out, "auth_errors", server.auth_errors.load(Relaxed));
+    stat(out, "bytes_read", server.bytes_read.load(Relaxed));
+    stat(out, "bytes_written", server.bytes_written.load(Relaxed));
+    stat(out, "limit_maxbytes", cache.memory_bytes());
+    stat(out, "accepting_conns", u8::from(connections < server.config.connections_max));
+    stat(out, "listen_disabled_num", server.listen_disabled.load(Relaxed));
+    stat(out, "time_in_listen_disabled_us", 0);
     stat(out, "threads", server.config.threads);
+    stat(out, "conn_yields", server.yields.load(Relaxed));
+    stat(out, "hash_power_level", (figures.index_bytes / 8).max(1).ilog2());
+    stat(out, "hash_bytes", figures.index_bytes);
+    stat(out, "hash_is_expanding", 0);
+    ABSENT_KEYS.iter().for_each(|key| stat(out, key, 0));
+    stat(out, "slab_reassign_last_busy_status", "none");
+    stat(out, "slab_reassign_running", 0);
+    stat(out, "slabs_moved", 0);
+    stat(out, "lru_crawler_running", 0);
+    stat(out, "lru_crawler_starts", 0);
+    stat(out, "lru_maintainer_juggles", 0);
+    stat(out, "malloc_fails", 0);
+    stat(out, "log_worker_dropped", 0);
+    stat(out, "log_worker_written", server.watchers.lines());
+    stat(out, "log_watcher_skipped", server.watchers.skipped.load(Relaxed));
+    stat(out, "log_watcher_sent", server.watchers.sent.load(Relaxed));
+    stat(out, "log_watchers", server.watchers.count());
+    stat(out, "unexpected_napi_ids", 0);
+    stat(out, "round_robin_fallback", 0);
+    if let Some(tls) = &server.tls {
+        stat(out, "ssl_handshake_errors", server.tls_errors.load(Relaxed));
+        stat(out, "ssl_proto_errors", 0);
+        stat(out, "time_since_server_cert_refresh", tls.secs_since_refresh());
+    }
     stat(out, "bytes", figures.bytes);
     stat(out, "curr_items", figures.objects + figures.flash.map_or(0, |flash| flash.live));
     stat(out, "total_items", totals.get(Count::Stored));
+    stat(out, "slab_global_page_pool", figures.segments_free);
+    stat(out, "expired_unfetched", 0);
+    stat(out, "evicted_unfetched", 0);
+    stat(out, "evicted_active", 0);
     stat(out, "evictions", totals.get(Count::Evictions));
     stat(out, "reclaimed", totals.get(Count::Reclaimed));
-    stat(out, "get_dram_hits", totals.get(Count::DramHits));
-    stat(out, "get_flash_hits", totals.get(Count::FlashHits));
-    stat(out, "app_bytes_written", totals.get(Count::StoredBytes));
+    stat(out, "crawler_reclaimed", totals.get(Count::Reclaimed));
+    stat(out, "crawler_items_checked", 0);
+    stat(out, "lrutail_reflocked", 0);
+    stat(out, "moves_to_cold", totals.get(Count::Demoted));
+    stat(out, "moves_to_warm", totals.get(Count::Rescued));
+    stat(out, "moves_within_lru", 0);
+    stat(out, "direct_reclaims", 0);
+    stat(out, "lru_bumps_dropped", 0);
 }
 
 /// CPU seconds of the process: user, system.
@@ -146,20 +176,70 @@ fn cpu_seconds() -> (f64, f64) {
     (secs(usage.user_time()), secs(usage.system_time()))
 }
 
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
 fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let config = &server.config;
-    stat(out, "maxbytes", config.memory_bytes);
+    let options = &config.options;
+    let inter: Vec<&str> = config.listen.iter().map(|at| at.host.as_str()).collect();
+    stat(out, "maxbytes", cache.memory_bytes());
     stat(out, "maxconns", config.connections_max);
-    stat(out, "tcpport", config.port);
-    stat(out, "udpport", 0);
-    stat(out, "inter", &config.listen);
-    stat(out, "verbosity", server.verbosity.load(Ordering::Relaxed));
+    stat(out, "tcpport", if config.unix_socket.is_some() { 0 } else { config.port });
+    stat(out, "udpport", config.udp_port);
+    stat(out, "inter", inter.join(","));
+    stat(out, "verbosity", server.verbosity());
+    stat(out, "oldest", 0);
     stat(out, "evictions", if config.evict { "on" } else { "off" });
+    let socket = config.unix_socket.as_ref();
+    stat(out, "domain_socket", socket.map_or("NULL".to_owned(), |(path, _)| path.display().to_string()));
+    stat(out, "umask", format_args!("{:o}", socket.map_or(0o700, |(_, mode)| *mode)));
+    stat(out, "shutdown_command", yes(config.shutdown));
+    stat(out, "growth_factor", "1.25");
+    stat(out, "chunk_size", 48);
     stat(out, "num_threads", config.threads);
+    stat(out, "num_threads_per_udp", config.threads);
+    stat(out, "stat_key_prefix", char::from(config.prefix_end));
+    stat(out, "detail_enabled", yes(server.details.is_on()));
+    stat(out, "reqs_per_event", config.requests_a_turn);
+    stat(out, "cas_enabled", yes(config.cas));
+    stat(out, "tcp_backlog", config.backlog);
+    let protocol = match config.dialect {
+        Dialect::Auto => "auto-negotiate",
+        Dialect::Ascii => "ascii",
+        Dialect::Binary => "binary",
+    };
+    stat(out, "binding_protocol", protocol);
+    stat(out, "auth_enabled_sasl", yes(config.sasl));
+    stat(out, "auth_enabled_ascii", yes(config.auth_file.is_some()));
     stat(out, "item_size_max", config.item_bytes_max);
-    stat(out, "cas_enabled", "yes");
-    stat(out, "flush_enabled", "yes");
-    stat(out, "io_driver", "tokio");
+    stat(out, "maxconns_fast", yes(options.maxconns_fast));
+    stat(out, "hashpower_init", 0);
+    stat(out, "slab_reassign", "no");
+    stat(out, "slab_automove", 0);
+    stat(out, "lru_crawler", "yes");
+    stat(out, "tail_repair_time", 0);
+    stat(out, "flush_enabled", yes(config.flush));
+    stat(out, "dump_enabled", yes(config.dump));
+    stat(out, "hash_algorithm", "xxh3");
+    stat(out, "lru_maintainer_thread", "no");
+    stat(out, "lru_segmented", "no");
+    stat(out, "temp_lru", "no");
+    stat(out, "idle_timeout", options.idle_secs);
+    stat(out, "watcher_logbuf_size", options.watcher_bytes);
+    stat(out, "track_sizes", "yes");
+    stat(out, "inline_ascii_response", "no");
+    stat(out, "ssl_enabled", yes(config.tls));
+    stat(out, "ssl_chain_cert", options.tls_chain.as_deref().unwrap_or("NULL"));
+    stat(out, "ssl_key", options.tls_key.as_deref().unwrap_or("NULL"));
+    stat(out, "ssl_verify_mode", options.tls_verify);
+    stat(out, "ssl_ca_cert", options.tls_ca.as_deref().unwrap_or("NULL"));
+    let version = if options.tls_min_version == 3 { "tlsv1.3" } else { "tlsv1.2" };
+    stat(out, "ssl_min_version", version);
+    stat(out, "memory_file", "(null)");
+    stat(out, "client_flags_size", 4);
+    stat(out, "io_driver", server.driver);
     stat(out, "tenants", cache.registry().tenants().len());
     stat(out, "flash_path", config.flash.as_ref().map_or("none".to_owned(), |flash| flash.path.display().to_string()));
     stat(out, "flash_bytes", cache.settings().flash.map_or(0, |flash| flash.bytes));
@@ -168,14 +248,141 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
 
 /// One class, since the log has none: what monitoring reads of it is still true of all objects in DRAM.
 fn items(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
-    let totals = sum(server, cache);
+    let totals = server.sum(cache);
     let figures = cache.figures();
-    stat(out, "items:1:number", figures.objects);
-    stat(out, "items:1:mem_requested", figures.bytes);
-    stat(out, "items:1:evicted", totals.get(Count::Evictions));
-    stat(out, "items:1:reclaimed", totals.get(Count::Reclaimed));
-    stat(out, "items:1:expired_unfetched", 0);
-    stat(out, "items:1:outofmemory", 0);
+    if figures.objects == 0 {
+        return;
+    }
+    let mut row = |key: &str, value: u64| stat(out, &format!("items:1:{key}"), value);
+    row("number", figures.objects as u64);
+    row("number_hot", 0);
+    row("number_warm", 0);
+    row("number_cold", figures.objects as u64);
+    row("age_hot", 0);
+    row("age_warm", 0);
+    row("age", cache.oldest_secs());
+    row("mem_requested", figures.bytes);
+    row("evicted", totals.get(Count::Evictions));
+    for key in ["evicted_nonzero", "evicted_time"] {
+        row(key, 0);
+    }
+    row("outofmemory", server.no_memory.load(Relaxed));
+    row("tailrepairs", 0);
+    row("reclaimed", totals.get(Count::Reclaimed));
+    for key in ["expired_unfetched", "evicted_unfetched", "evicted_active"] {
+        row(key, 0);
+    }
+    row("crawler_reclaimed", totals.get(Count::Reclaimed));
+    row("crawler_items_checked", 0);
+    row("lrutail_reflocked", 0);
+    row("moves_to_cold", totals.get(Count::Demoted));
+    row("moves_to_warm", totals.get(Count::Rescued));
+    for key in ["moves_within_lru", "direct_reclaims", "hits_to_hot", "hits_to_warm"] {
+        row(key, 0);
+    }
+    row("hits_to_cold", totals.get(Count::DramHits));
+    row("hits_to_temp", 0);
+}
+
+/// The log as one slab class whose pages are segments.
+fn slabs(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
+    let totals = server.sum(cache);
+    let figures = cache.figures();
+    let used = figures.segments - figures.segments_free.min(figures.segments);
+    if figures.objects > 0 {
+        let mut row = |key: &str, value: u64| stat(out, &format!("1:{key}"), value);
+        row("chunk_size", figures.bytes / figures.objects as u64);
+        row("chunks_per_page", (figures.objects / used.max(1)) as u64);
+        row("total_pages", used as u64);
+        row("total_chunks", figures.objects as u64);
+        row("used_chunks", figures.objects as u64);
+        row("free_chunks", 0);
+        row("free_chunks_end", 0);
+        row("mem_requested", figures.bytes);
+        row("get_hits", totals.hits());
+        row("cmd_set", totals.get(Count::Sets));
+        row("delete_hits", totals.get(Count::DeleteHits));
+        row("incr_hits", totals.get(Count::IncrHits));
+        row("decr_hits", totals.get(Count::DecrHits));
+        row("cas_hits", totals.get(Count::CasHits));
+        row("cas_badval", totals.get(Count::CasBadval));
+        row("touch_hits", totals.get(Count::TouchHits));
+    }
+    stat(out, "active_slabs", u8::from(figures.objects > 0));
+    stat(out, "total_malloced", used * figures.segment_bytes);
+}
+
+fn sizes(cache: &Cache, out: &mut Vec<u8>) {
+    for (bytes, count) in cache.size_histogram() {
+        stat(out, &bytes.to_string(), count);
+    }
+}
+
+fn conns(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
+    let now = cache.now();
+    for peer in server.peers.lock().values() {
+        let id = peer.id;
+        if peer.address.starts_with("udp:") {
+            stat(out, &format!("{id}:UDP"), "UDP");
+        }
+        stat(out, &format!("{id}:addr"), &peer.address);
+        if let Some(listener) = &peer.listener {
+            stat(out, &format!("{id}:listen_addr"), listener);
+        }
+        stat(out, &format!("{id}:state"), peer.doing());
+        stat(out, &format!("{id}:secs_since_last_cmd"), now.saturating_sub(peer.last_command()));
+    }
+}
+
+fn detail(server: &Server, what: Option<&[u8]>, out: &mut Vec<u8>) {
+    match what {
+        _ if !server.config.dump => line(out, "CLIENT_ERROR stats detail not allowed"),
+        Some(b"on") => {
+            server.details.turn(true);
+            line(out, "OK");
+        }
+        Some(b"off") => {
+            server.details.turn(false);
+            line(out, "OK");
+        }
+        Some(b"dump") => out.extend_from_slice(server.details.dump().as_bytes()),
+        _ => line(out, "CLIENT_ERROR usage: stats detail on|off|dump"),
+    }
+}
+
+/// Keys of the newest objects in DRAM, at most 2 MiB of them, as in memcached.
+fn cachedump(server: &Server, cache: &Cache, class: Option<&[u8]>, limit: Option<&[u8]>, out: &mut Vec<u8>) {
+    let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<u32>().ok();
+    if !server.config.dump {
+        return line(out, "CLIENT_ERROR stats cachedump not allowed");
+    }
+    let (Some(class_word), Some(limit_word)) = (class, limit) else {
+        return line(out, "CLIENT_ERROR bad command line");
+    };
+    let (Some(class), Some(limit)) = (number(Some(class_word)), number(Some(limit_word))) else {
+        return line(out, "CLIENT_ERROR bad command line format");
+    };
+    if class >= 64 {
+        return line(out, "CLIENT_ERROR Illegal slab id");
+    }
+    if class == 1 {
+        let mut left = if limit == 0 { u32::MAX } else { limit };
+        let start = out.len();
+        let mut listing = cache.list_keys(None);
+        while left > 0 && out.len() - start < 2 << 20 {
+            let keys = listing.next(cache);
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys.iter().take(left as usize) {
+                out.extend_from_slice(b"ITEM ");
+                out.extend_from_slice(&key.key);
+                line(out, &format!(" [{} b; {} s]", key.value_bytes, key.expiry));
+            }
+            left = left.saturating_sub(keys.len() as u32);
+        }
+    }
+    line(out, "END");
 }
 
 fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
@@ -202,11 +409,14 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
 
 fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let figures = cache.figures();
+    let totals = server.sum(cache);
+    stat(out, "get_dram_hits", totals.get(Count::DramHits));
+    stat(out, "get_flash_hits", totals.get(Count::FlashHits));
+    stat(out, "app_bytes_written", totals.get(Count::StoredBytes));
     let Some(flash) = figures.flash else {
         stat(out, "enabled", 0);
         return;
     };
-    let totals = sum(server, cache);
     let ledger = flash.ledger;
     stat(out, "enabled", u8::from(flash.enabled));
     stat(out, "objects", flash.live);
@@ -217,7 +427,6 @@ fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "index_entries", flash.index_entries);
     stat(out, "index_slots", flash.index_slots);
     stat(out, "memory_bytes", flash.memory_bytes);
-    stat(out, "app_bytes_written", totals.get(Count::StoredBytes));
     stat(out, "flash_bytes_written", ledger.written);
     stat(out, "record_bytes_written", ledger.record_bytes);
     stat(out, "rescue_bytes_written", ledger.rescue);
@@ -228,4 +437,45 @@ fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "write_errors", ledger.write_errors);
     stat(out, "read_errors", ledger.read_errors);
     stat(out, "horizon_ticks", figures.horizon_ticks);
+}
+
+/// What extstore's users watch, told of our flash tier.
+fn extstore(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
+    let Some(flash) = cache.figures().flash else { return };
+    let totals = server.sum(cache);
+    stat(out, "get_extstore", totals.get(Count::FlashHits));
+    stat(out, "extstore_page_size", flash.segment_bytes);
+    stat(out, "extstore_pages_free", flash.segments_free);
+    stat(out, "extstore_pages_used", flash.segments - flash.segments_free.min(flash.segments));
+    stat(out, "extstore_page_evictions", flash.ledger.segments_recycled);
+    stat(out, "extstore_objects_written", totals.get(Count::Demoted));
+    stat(out, "extstore_objects_read", totals.get(Count::FlashHits));
+    stat(out, "extstore_objects_used", flash.live);
+    stat(out, "extstore_bytes_written", flash.ledger.written);
+    stat(out, "extstore_limit_maxbytes", flash.segments * flash.segment_bytes);
+}
+
+fn predictor(cache: &Cache, out: &mut Vec<u8>) {
+    stat(out, "admission", cache.settings().admission.name());
+    stat(out, "threshold", cache.settings().threshold);
+    stat(out, "horizon_ticks", cache.figures().horizon_ticks);
+    for tenant in cache.registry().tenants() {
+        let (model, samples, trained) = cache.model(tenant.id);
+        let name = &tenant.name;
+        stat(out, &format!("{name}:model_samples"), samples);
+        stat(out, &format!("{name}:model_trained"), trained);
+        stat(out, &format!("{name}:model_accuracy"), format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));
+    }
+}
+
+fn cleaner(cache: &Cache, out: &mut Vec<u8>) {
+    let figures = cache.figures();
+    stat(out, "segment_bytes", figures.segment_bytes);
+    stat(out, "segments", figures.segments);
+    stat(out, "segments_free", figures.segments_free);
+    stat(out, "cleaned_segments", figures.cleaned_segments);
+    stat(out, "relocated_bytes", figures.relocated_bytes);
+    stat(out, "freed_bytes", figures.freed_bytes);
+    let cost = figures.relocated_bytes as f64 / figures.freed_bytes.max(1) as f64;
+    stat(out, "relocated_for_each_freed", format_args!("{cost:.3}"));
 }

@@ -20,6 +20,8 @@ pub enum Recognition {
     Prefix(String),
     /// Connections to this port.
     Port(u16),
+    /// Clients that have authenticated as this user.
+    User(String),
 }
 
 /// A tenant as the configuration states it.
@@ -73,6 +75,7 @@ pub struct Registry {
     tenants: Vec<Tenant>,
     prefixes: Vec<(usize, HashMap<Vec<u8>, u16>)>,
     ports: HashMap<u16, u16>,
+    users: HashMap<Vec<u8>, u16>,
     memory_configured: i64,
     pub(crate) arbitration: Mutex<()>,
 }
@@ -103,6 +106,7 @@ impl Registry {
             tenants: Vec::new(),
             prefixes: Vec::new(),
             ports: HashMap::new(),
+            users: HashMap::new(),
             memory_configured: memory,
             arbitration: Mutex::new(()),
         };
@@ -118,6 +122,7 @@ impl Registry {
         match spec.recognised {
             Recognition::Rest => {}
             Recognition::Port(port) => drop(self.ports.insert(port, id)),
+            Recognition::User(user) => drop(self.users.insert(user.into_bytes(), id)),
             Recognition::Prefix(prefix) => {
                 let prefix = prefix.into_bytes();
                 match self.prefixes.iter_mut().find(|(len, _)| *len == prefix.len()) {
@@ -156,6 +161,11 @@ impl Registry {
         self.ports.get(&port).copied()
     }
 
+    /// The tenant of clients that authenticated as a user, if the user has one.
+    pub fn by_user(&self, user: &[u8]) -> Option<u16> {
+        self.users.get(user).copied()
+    }
+
     /// Ports that tenants ask for.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         self.ports.keys().copied()
@@ -178,7 +188,11 @@ fn check(specs: &[TenantSpec], memory: i64) -> Result<(), RegistryError> {
         }
         if spec.recognised != Recognition::Rest {
             if let Some((rule, other)) = rules.iter().find(|(rule, _)| **rule == spec.recognised) {
-                let kind = if matches!(rule, Recognition::Port(_)) { "port" } else { "prefix" };
+                let kind = match rule {
+                    Recognition::Port(_) => "port",
+                    Recognition::User(_) => "user",
+                    Recognition::Prefix(_) | Recognition::Rest => "prefix",
+                };
                 return Err(RegistryError::Ambiguous((*other).to_owned(), spec.name.clone(), kind));
             }
             rules.push((&spec.recognised, &spec.name));
@@ -202,12 +216,18 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins_and_the_rest_is_default() {
-        let specs = vec![spec("a", prefix("a:"), 0), spec("ab", prefix("a:b:"), 0), spec("p", Recognition::Port(7), 0)];
+        let specs = vec![
+            spec("a", prefix("a:"), 0),
+            spec("ab", prefix("a:b:"), 0),
+            spec("p", Recognition::Port(7), 0),
+            spec("u", Recognition::User("joe".to_owned()), 0),
+        ];
         let registry = Registry::new(specs, 1 << 20, 1 << 16).unwrap();
         let name = |key: &[u8]| registry.tenant(registry.by_key(key)).name.as_str();
         assert_eq!((name(b"a:x"), name(b"a:b:x"), name(b"x"), name(b"a")), ("a", "ab", "default", "default"));
         assert_eq!(registry.by_port(7).map(|id| registry.tenant(id).name.as_str()), Some("p"));
-        assert_eq!(registry.by_port(8), None);
+        assert_eq!((registry.by_port(8), registry.by_user(b"ann")), (None, None));
+        assert_eq!(registry.by_user(b"joe").map(|id| registry.tenant(id).name.as_str()), Some("u"));
     }
 
     #[test]

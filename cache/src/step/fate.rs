@@ -66,6 +66,13 @@ impl Cache {
             hands.count(tenant, Count::Evictions);
             self.registry.tenant(tenant).shadow.lost(part.hash, object.charged_bytes() as u64);
             self.remember(part.hash, object.history());
+            self.note_eviction(|| crate::Eviction {
+                key: object.key().into(),
+                was_read: object.access().reads > 0,
+                expiry: object.expiry(),
+                idle_secs: self.clock.secs_since(object.access().last),
+                value_bytes: object.value_bytes(),
+            });
         }
         if loser != Loser::Kept {
             self.hide(&lock, object);

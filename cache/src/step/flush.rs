@@ -65,6 +65,13 @@ impl Cache {
         worker.hands.count(tenant, Count::Evictions);
         self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
         self.remember(hash, record.head.history);
+        self.note_eviction(|| crate::Eviction {
+            key: record.head.key.into(),
+            was_read: record.head.reads > 0,
+            expiry: record.head.expiry,
+            idle_secs: self.now().saturating_sub(record.head.accessed),
+            value_bytes: record.value_bytes(),
+        });
     }
 
     /// Keeps the live share of flash within its bound, once flash is in full use.

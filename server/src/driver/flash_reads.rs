@@ -1,10 +1,10 @@
 //! Threads that read flash for the tokio driver, which has no asynchronous reads of its own.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use cache::{Device, FlashRead, Page};
-use parking_lot::Mutex;
+use crossbeam_channel::{Sender, unbounded};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::session::{Slot, Wanted};
@@ -26,21 +26,18 @@ struct Job {
 
 /// A pool of reading threads. They end when it is dropped.
 pub(crate) struct FlashReads {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl FlashReads {
     pub(crate) fn start(device: &Arc<dyn Device>) -> std::io::Result<FlashReads> {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
+        let (jobs, queue) = unbounded::<Job>();
         let threads = (0..THREADS)
             .map(|n| {
-                let (queue, device) = (Arc::clone(&queue), Arc::clone(device));
+                let (queue, device) = (queue.clone(), Arc::clone(device));
                 std::thread::Builder::new().name(format!("flash-{n}")).spawn(move || {
-                    loop {
-                        let job = queue.lock().recv();
-                        let Ok(job) = job else { return };
+                    for job in queue {
                         perform(&*device, job);
                     }
                 })

@@ -1,7 +1,11 @@
-//! Drivers perform what sessions ask for: receive, send, read flash. One trait's worth of duties, one file a driver.
+//! Drivers: what moves bytes between sockets, flash and sessions.
 
 mod flash_reads;
 mod tokio;
+mod udp;
+mod wire;
 
 pub(crate) use flash_reads::FlashReads;
-pub(crate) use tokio::{Worker, WorkerParts};
+pub(crate) use tokio::{Incoming, Worker, WorkerParts};
+pub(crate) use udp::UdpListener;
+pub(crate) use wire::Accepted;

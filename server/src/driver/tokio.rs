@@ -2,30 +2,39 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cache::Cache;
-use tokio::net::TcpStream;
+use rustls::ServerConnection;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::FlashReads;
 use super::flash_reads::Arrived;
-use crate::session::Connection;
-use crate::stats::Server;
+use super::udp::{self, UdpListener};
+use super::wire::{Accepted, Received, Wire};
+use crate::session::{Arrival, Connection};
+use crate::shared::Server;
 
 /// Bytes that are received at once.
 const RECEIVE_BYTES: usize = 64 << 10;
 /// How long a connection that found no memory waits before it tries again.
 const STALL: Duration = Duration::from_micros(500);
+/// How often a watching connection looks for lines.
+const WATCH_SLEEP: Duration = Duration::from_millis(10);
+/// Output that is sent before the next requests of a long pipeline are begun.
+const SEND_BYTES: usize = 16 << 10;
 
-/// A connection on its way to its worker, with the tenant of its port.
-pub(crate) type Accepted = (StdTcpStream, Option<u16>);
+/// A connection on its way to its worker.
+pub(crate) struct Incoming {
+    pub(crate) socket: Accepted,
+    pub(crate) arrival: Arrival,
+    pub(crate) tls: Option<ServerConnection>,
+}
 
 /// What a worker works with.
 pub(crate) struct WorkerParts {
@@ -34,35 +43,40 @@ pub(crate) struct WorkerParts {
     pub(crate) reads: Option<Arc<FlashReads>>,
     pub(crate) cleaner: Thread,
     pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) udp: Option<UdpListener>,
 }
 
 /// A worker thread and the way to hand it connections.
 pub(crate) struct Worker {
-    pub(crate) accepted: UnboundedSender<Accepted>,
+    pub(crate) accepted: UnboundedSender<Incoming>,
     pub(crate) thread: JoinHandle<()>,
 }
 
-struct Context {
-    parts: WorkerParts,
+pub(super) struct Context {
+    pub(super) parts: WorkerParts,
     worker: RefCell<cache::Worker>,
     scratch: RefCell<Vec<u8>>,
 }
 
 impl Worker {
-    pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
+    pub(crate) fn start(number: usize, mut parts: WorkerParts) -> io::Result<Worker> {
         let (accepted, incoming) = unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let worker = RefCell::new(parts.cache.worker());
             let scratch = RefCell::new(vec![0; RECEIVE_BYTES]);
+            let udp = parts.udp.take();
             let context = Rc::new(Context { parts, worker, scratch });
-            runtime.block_on(tokio::task::LocalSet::new().run_until(work(context, incoming)));
+            runtime.block_on(tokio::task::LocalSet::new().run_until(work(context, incoming, udp)));
         })?;
         Ok(Worker { accepted, thread })
     }
 }
 
-async fn work(context: Rc<Context>, mut incoming: UnboundedReceiver<Accepted>) {
+async fn work(context: Rc<Context>, mut incoming: UnboundedReceiver<Incoming>, udp: Option<UdpListener>) {
+    if let Some(udp) = udp {
+        tokio::task::spawn_local(udp::listen(Rc::clone(&context), udp));
+    }
     let mut stop = context.parts.stop.clone();
     loop {
         tokio::select! {
@@ -75,25 +89,38 @@ async fn work(context: Rc<Context>, mut incoming: UnboundedReceiver<Accepted>) {
     }
 }
 
-async fn connect(context: Rc<Context>, (stream, tenant): Accepted) {
+async fn connect(context: Rc<Context>, Incoming { socket, arrival, tls }: Incoming) {
     let server = &context.parts.server;
-    let mut connection = Connection::new(Arc::clone(server), tenant);
-    let ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-    if let Ok(stream) = ready.and_then(|()| TcpStream::from_std(stream)) {
+    let peer = arrival.peer.clone();
+    let mut connection = Connection::new(Arc::clone(server), arrival);
+    connection.tell_new();
+    if let Ok(mut wire) = Wire::new(socket, tls) {
+        let conversed = converse(&context, &mut wire, &mut connection).await;
         // a connection that breaks off needs no report: clients do that
-        let _ = converse(&context, &stream, &mut connection).await;
+        if conversed.is_err() && wire.is_handshaking() {
+            server.tls_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        wire.close();
     }
+    connection.tell_closed(connection.end_reason());
     connection.end(&context.parts.cache);
+    if let Some(peer) = peer {
+        server.peers.lock().remove(&peer.id);
+    }
     server.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn converse(context: &Context, stream: &TcpStream, connection: &mut Connection) -> io::Result<()> {
+async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::Result<()> {
     let (arrived, mut arrivals) = unbounded_channel::<Arrived>();
-    let cache = &*context.parts.cache;
+    let server = &context.parts.server;
+    let idle = Duration::from_secs(u64::from(server.config.options.idle_secs));
+    let mut active = Instant::now();
     loop {
-        serve(context, connection, &arrived);
-        send(context, stream, connection)?;
-        if connection.is_closing() && connection.output().is_empty() {
+        context.serve(connection, &arrived);
+        if !connection.can_go_on() || connection.output().len() >= SEND_BYTES {
+            send(context, wire, connection)?;
+        }
+        if connection.is_closing() && connection.output().is_empty() && !wire.wants_write() {
             return Ok(());
         }
         if connection.can_go_on() {
@@ -102,60 +129,66 @@ async fn converse(context: &Context, stream: &TcpStream, connection: &mut Connec
         }
         tokio::select! {
             biased;
-            Some(Arrived { slot, read, pages }) = arrivals.recv(), if connection.reads() > 0 => {
-                let mut worker = context.worker.borrow_mut();
-                connection.complete(cache, &mut worker, slot, read, pages.as_deref());
-            }
-            writable = stream.writable(), if !connection.output().is_empty() => writable?,
-            readable = stream.readable(), if connection.wants_input() => {
+            Some(arrival) = arrivals.recv(), if connection.reads() > 0 => context.complete(connection, arrival),
+            writable = wire.writable(), if !connection.output().is_empty() || wire.wants_write() => writable?,
+            readable = wire.readable(), if connection.wants_input() => {
                 readable?;
-                if !receive(context, stream, connection)? {
+                active = Instant::now();
+                if !receive(context, wire, connection)? {
                     return Ok(());
                 }
             }
             () = tokio::time::sleep(STALL), if connection.is_stalled() => {}
+            () = tokio::time::sleep(WATCH_SLEEP), if connection.is_watching() => connection.pump(),
+            () = tokio::time::sleep_until((active + idle).into()), if !idle.is_zero() && !connection.is_watching() => {
+                server.idle_kicks.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
         }
     }
 }
 
-/// Serves what has arrived; passes the reads that it needs on; wakes the cleaner if memory runs short.
-fn serve(context: &Context, connection: &mut Connection, arrived: &UnboundedSender<Arrived>) {
-    let parts = &context.parts;
-    let stored = connection.serve(&parts.cache, &mut context.worker.borrow_mut());
-    if (stored || connection.is_stalled()) && parts.cache.wants_cleaning() {
-        parts.cleaner.unpark();
+impl Context {
+    /// Serves what has arrived; passes the reads that it needs on; wakes the cleaner if memory runs short.
+    pub(super) fn serve(&self, connection: &mut Connection, arrived: &UnboundedSender<Arrived>) {
+        let parts = &self.parts;
+        let stored = connection.serve(&parts.cache, &mut self.worker.borrow_mut());
+        if (stored || connection.is_stalled()) && parts.cache.wants_cleaning() {
+            parts.cleaner.unpark();
+        }
+        for wanted in connection.take_wanted() {
+            let reads = parts.reads.as_ref().expect("flash reads come from a flash tier");
+            reads.submit(wanted, arrived.clone());
+        }
     }
-    for wanted in connection.take_wanted() {
-        let reads = parts.reads.as_ref().expect("flash reads come from a flash tier");
-        reads.submit(wanted, arrived.clone());
+
+    pub(super) fn complete(&self, connection: &mut Connection, Arrived { slot, read, pages }: Arrived) {
+        let mut worker = self.worker.borrow_mut();
+        connection.complete(&self.parts.cache, &mut worker, slot, read, pages.as_deref());
     }
 }
 
 /// Receives once. False: the client has closed its side.
-fn receive(context: &Context, stream: &TcpStream, connection: &mut Connection) -> io::Result<bool> {
+fn receive(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::Result<bool> {
     let mut scratch = context.scratch.borrow_mut();
-    match stream.try_read(&mut scratch) {
-        Ok(0) => Ok(false),
-        Ok(bytes) => {
+    match wire.receive(&mut scratch)? {
+        Received::End => Ok(false),
+        Received::Nothing => Ok(true),
+        Received::Bytes(bytes) => {
             context.parts.server.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
             connection.receive(&scratch[..bytes]);
             Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        Err(error) => Err(error),
     }
 }
 
-fn send(context: &Context, stream: &TcpStream, connection: &mut Connection) -> io::Result<()> {
-    while !connection.output().is_empty() {
-        match stream.try_write(connection.output()) {
-            Ok(bytes) => {
-                context.parts.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
-                connection.note_sent(bytes);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+fn send(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::Result<()> {
+    loop {
+        let bytes = wire.send(connection.output())?;
+        context.parts.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        connection.note_sent(bytes);
+        if bytes == 0 || connection.output().is_empty() {
+            return Ok(());
         }
     }
-    Ok(())
 }

@@ -1,0 +1,230 @@
+//! Listeners, and the threads that accept on them and deal the connections out.
+
+use std::io::{self, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::{Dialect, ListenAt};
+use crate::driver::{Accepted, Incoming, UdpListener};
+use crate::session::Arrival;
+use crate::shared::{Peer, Server};
+
+/// How long an acceptor that cannot take a connection waits before it looks again.
+const WAIT: Duration = Duration::from_millis(10);
+
+/// A bound socket that connections come to.
+pub(crate) enum Listening {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, PathBuf),
+}
+
+pub(crate) fn bind_tcp(host: &str, port: u16, backlog: i32) -> Result<Listening> {
+    let bind = || -> Result<Listening> {
+        let at = (host, port).to_socket_addrs()?.next().context("the address names no host")?;
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&at.into())?;
+        socket.listen(backlog)?;
+        let listener = TcpListener::from(socket);
+        let at = listener.local_addr()?;
+        Ok(Listening::Tcp(listener, at))
+    };
+    bind().with_context(|| format!("cannot listen on {host}:{port}"))
+}
+
+pub(crate) fn bind_unix(path: &Path, mode: u32, backlog: i32) -> Result<Listening> {
+    let bind = || -> Result<Listening> {
+        // a socket that a server left behind is in the way; anything else is somebody's file
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => bail!("a file that is no socket is there"),
+            Ok(_) => std::fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        socket.listen(backlog)?;
+        Ok(Listening::Unix(UnixListener::from(std::os::fd::OwnedFd::from(socket)), path.to_owned()))
+    };
+    bind().with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+/// Binds the UDP port, if there is to be one.
+pub(crate) fn bind_udp(server: &Server) -> Result<Option<UdpListener>> {
+    let config = &server.config;
+    if config.udp_port == 0 || config.unix_socket.is_some() {
+        return Ok(None);
+    }
+    let host = config.listen.first().map_or("127.0.0.1", |at| at.host.as_str());
+    let socket = std::net::UdpSocket::bind((host, config.udp_port))
+        .with_context(|| format!("cannot listen on {host}:{} (UDP)", config.udp_port))?;
+    let id = socket.as_raw_fd() as u64;
+    server.peers.lock().insert(id, Arc::new(Peer::new(id, format!("udp:{}", socket.local_addr()?), None)));
+    Ok(Some(UdpListener { socket, dialect: config.dialect }))
+}
+
+impl ListenAt {
+    /// The rules of a Unix socket.
+    pub(crate) fn unix(dialect: Dialect) -> ListenAt {
+        ListenAt { host: String::new(), port: None, dialect, tls: false }
+    }
+}
+
+impl Listening {
+    /// Its port; 0 for a Unix socket.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Listening::Tcp(_, at) => at.port(),
+            Listening::Unix(..) => 0,
+        }
+    }
+
+    fn id(&self) -> u64 {
+        match self {
+            Listening::Tcp(listener, _) => listener.as_raw_fd() as u64,
+            Listening::Unix(listener, _) => listener.as_raw_fd() as u64,
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Listening::Tcp(_, at) => format!("tcp:{at}"),
+            Listening::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Accepts one connection; also says where it comes from.
+    fn accept(&self) -> io::Result<(Accepted, String)> {
+        match self {
+            Listening::Tcp(listener, _) => {
+                let (stream, from) = listener.accept()?;
+                Ok((Accepted::Tcp(stream), format!("tcp:{from}")))
+            }
+            Listening::Unix(listener, path) => {
+                let (stream, _) = listener.accept()?;
+                Ok((Accepted::Unix(stream), format!("unix:{}", path.display())))
+            }
+        }
+    }
+
+    /// Wakes the acceptor from its wait.
+    pub(crate) fn wake(&self) {
+        match self {
+            Listening::Tcp(_, at) => drop(TcpStream::connect(at)),
+            Listening::Unix(_, path) => drop(UnixStream::connect(path)),
+        }
+    }
+}
+
+/// Accepts on one listener and deals the connections out to the workers in turn.
+pub(crate) struct Acceptor {
+    server: Arc<Server>,
+    listening: Arc<Listening>,
+    stopping: Arc<AtomicBool>,
+    workers: Vec<UnboundedSender<Incoming>>,
+    next: AtomicUsize,
+    tenant: Option<u16>,
+    dialect: Dialect,
+    tls: bool,
+}
+
+impl Acceptor {
+    pub(crate) fn new(
+        server: &Arc<Server>,
+        listening: &Arc<Listening>,
+        stopping: Arc<AtomicBool>,
+        workers: Vec<UnboundedSender<Incoming>>,
+        tenant: Option<u16>,
+        at: &ListenAt,
+    ) -> Acceptor {
+        let (id, address) = (listening.id(), listening.address());
+        server.peers.lock().insert(id, Arc::new(Peer::new(id, address, None)));
+        Acceptor {
+            server: Arc::clone(server),
+            listening: Arc::clone(listening),
+            stopping,
+            workers,
+            next: AtomicUsize::new(0),
+            tenant,
+            dialect: at.dialect,
+            tls: at.tls,
+        }
+    }
+
+    pub(crate) fn run(&self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            if !self.server.config.options.maxconns_fast && self.is_full() {
+                self.server.listen_disabled.fetch_add(1, Ordering::Relaxed);
+                while self.is_full() && !self.stopping.load(Ordering::SeqCst) {
+                    std::thread::sleep(WAIT);
+                }
+            }
+            let accepted = self.listening.accept();
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            match accepted {
+                Ok((socket, from)) => self.admit(socket, from),
+                // out of descriptors, or the client has gone: the next one may do better, a little later
+                Err(_) => std::thread::sleep(WAIT),
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.server.connections.load(Ordering::Relaxed) >= self.server.config.connections_max
+    }
+
+    fn admit(&self, socket: Accepted, from: String) {
+        let server = &self.server;
+        if server.connections.fetch_add(1, Ordering::Relaxed) >= server.config.connections_max {
+            server.connections.fetch_sub(1, Ordering::Relaxed);
+            server.connections_rejected.fetch_add(1, Ordering::Relaxed);
+            refuse(socket);
+            return;
+        }
+        server.connections_total.fetch_add(1, Ordering::Relaxed);
+        let tls = match &server.tls {
+            Some(tls) if self.tls => match tls.accept() {
+                Ok(tls) => Some(tls),
+                Err(_) => {
+                    server.connections.fetch_sub(1, Ordering::Relaxed);
+                    return;
+                }
+            },
+            _ => None,
+        };
+        let peer = Arc::new(Peer::new(socket.number(), from, Some(self.listening.address())));
+        server.peers.lock().insert(peer.id, Arc::clone(&peer));
+        let arrival = Arrival { tenant: self.tenant, dialect: self.dialect, peer: Some(peer) };
+        let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        if self.workers[worker].send(Incoming { socket, arrival, tls }).is_err() {
+            server.connections.fetch_sub(1, Ordering::Relaxed); // stopping
+        }
+    }
+}
+
+fn refuse(socket: Accepted) {
+    const LINE: &[u8] = b"ERROR Too many open connections\r\n";
+    // a client that does not take the line at once does without
+    match socket {
+        Accepted::Tcp(mut stream) => {
+            let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(LINE));
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        Accepted::Unix(mut stream) => {
+            let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(LINE));
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What all connections of a server share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use cache::{Cache, Totals};
+use parking_lot::{Mutex, RwLock};
+
+use crate::auth::Credentials;
+use crate::config::Config;
+use crate::detail::Details;
+use crate::tls::Tls;
+use crate::watch::Watchers;
+
+/// What a connection is about, for stats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Doing {
+    Listening,
+    Waiting,
+    Reading,
+    Serving,
+    Watching,
+}
+
+const DOINGS: [(Doing, &str); 5] = [
+    (Doing::Listening, "conn_listening"),
+    (Doing::Waiting, "conn_waiting"),
+    (Doing::Reading, "conn_nread"),
+    (Doing::Serving, "conn_parse_cmd"),
+    (Doing::Watching, "conn_watch"),
+];
+
+/// A connection or listener as `stats conns` tells of it.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its descriptor's number.
+    pub id: u64,
+    /// Its own address (the listener's, for a listener): `tcp:127.0.0.1:11211`, `unix:/path`.
+    pub address: String,
+    /// The listener's that it came to; None for a listener.
+    pub listener: Option<String>,
+    doing: AtomicU8,
+    last_command: AtomicU32,
+}
+
+impl Peer {
+    /// A connection, or a listener if it came to none.
+    pub fn new(id: u64, address: String, listener: Option<String>) -> Peer {
+        let doing = if listener.is_some() { Doing::Waiting } else { Doing::Listening };
+        Peer { id, address, listener, doing: AtomicU8::new(doing as u8), last_command: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn note(&self, doing: Doing, now: Option<u32>) {
+        self.doing.store(doing as u8, Ordering::Relaxed);
+        if let Some(now) = now {
+            self.last_command.store(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn doing(&self) -> &'static str {
+        DOINGS[usize::from(self.doing.load(Ordering::Relaxed))].1
+    }
+
+    pub(crate) fn last_command(&self) -> u32 {
+        self.last_command.load(Ordering::Relaxed)
+    }
+
+    /// tcp, unix or udp.
+    pub(crate) fn transport(&self) -> &str {
+        match self.address.split(':').next() {
+            Some("unix") => "local",
+            Some(transport) => transport,
+            None => "tcp",
+        }
+    }
+}
+
+/// What is shared by all connections of a server.
+pub struct Server {
+    /// Its settings.
+    pub config: Config,
+    pub(crate) started: Instant,
+    verbosity: AtomicU32,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) connections_total: AtomicU64,
+    pub(crate) connections_rejected: AtomicU64,
+    pub(crate) listen_disabled: AtomicU64,
+    pub(crate) idle_kicks: AtomicU64,
+    pub(crate) yields: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) too_large: AtomicU64,
+    pub(crate) no_memory: AtomicU64,
+    pub(crate) meta_commands: AtomicU64,
+    pub(crate) auth_commands: AtomicU64,
+    pub(crate) auth_errors: AtomicU64,
+    pub(crate) peers: Mutex<BTreeMap<u64, Arc<Peer>>>,
+    pub(crate) watchers: Watchers,
+    pub(crate) details: Details,
+    credentials: Option<RwLock<Credentials>>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) tls_errors: AtomicU64,
+    /// What the driver is called in stats.
+    pub(crate) driver: &'static str,
+    time: Time,
+    /// Totals at the last `stats reset`, a tenant each.
+    baseline: Mutex<Vec<Totals>>,
+}
+
+impl Server {
+    /// A server that has just been started. Reads the files of users and certificates that its settings name.
+    pub fn new(config: Config) -> Result<Server> {
+        let credentials = config.auth_file.as_deref().map(Credentials::read).transpose()?.map(RwLock::new);
+        let tls = config.tls.then(|| Tls::load(&config.options)).transpose()?;
+        Ok(Server {
+            verbosity: AtomicU32::new(u32::from(config.verbosity)),
+            details: Details::new(config.detail, config.prefix_end),
+            config,
+            started: Instant::now(),
+            connections: AtomicUsize::new(0),
+            connections_total: AtomicU64::new(0),
+            connections_rejected: AtomicU64::new(0),
+            listen_disabled: AtomicU64::new(0),
+            idle_kicks: AtomicU64::new(0),
+            yields: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            too_large: AtomicU64::new(0),
+            no_memory: AtomicU64::new(0),
+            meta_commands: AtomicU64::new(0),
+            auth_commands: AtomicU64::new(0),
+            auth_errors: AtomicU64::new(0),
+            peers: Mutex::default(),
+            watchers: Watchers::default(),
+            credentials,
+            tls,
+            tls_errors: AtomicU64::new(0),
+            driver: "tokio",
+            time: Time::default(),
+            baseline: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn set_verbosity(&self, level: u32) {
+        self.verbosity.store(level, Ordering::Relaxed);
+    }
+
+    pub(crate) fn verbosity(&self) -> u32 {
+        self.verbosity.load(Ordering::Relaxed)
+    }
+
+    /// A tenant's totals since the last reset.
+    pub(crate) fn totals(&self, cache: &Cache, tenant: u16) -> Totals {
+        let totals = cache.totals(tenant);
+        self.baseline.lock().get(usize::from(tenant)).map_or(totals, |before| totals.since(before))
+    }
+
+    /// All tenants' totals since the last reset.
+    pub(crate) fn sum(&self, cache: &Cache) -> Totals {
+        let mut sum = Totals::default();
+        cache.registry().tenants().iter().for_each(|tenant| sum.add(&self.totals(cache, tenant.id)));
+        sum
+    }
+
+    pub(crate) fn reset(&self, cache: &Cache) {
+        let now = cache.registry().tenants().iter().map(|tenant| cache.totals(tenant.id)).collect();
+        *self.baseline.lock() = now;
+        for counter in [&self.connections_total, &self.connections_rejected, &self.too_large, &self.no_memory] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        for counter in [&self.bytes_read, &self.bytes_written, &self.idle_kicks, &self.yields, &self.meta_commands] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.details.clear();
+    }
+
+    /// Whether clients have to say who they are.
+    pub(crate) fn wants_auth(&self) -> bool {
+        self.credentials.is_some()
+    }
+
+    pub(crate) fn accepts(&self, user: &[u8], password: &[u8]) -> bool {
+        self.auth_commands.fetch_add(1, Ordering::Relaxed);
+        let accepted = self.credentials.as_ref().is_some_and(|known| known.read().accept(user, password));
+        if !accepted {
+            self.auth_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        accepted
+    }
+
+    /// Reads the file of users again; what is there stays if the file is bad.
+    pub(crate) fn reload_credentials(&self) -> Result<()> {
+        if let (Some(known), Some(path)) = (&self.credentials, &self.config.auth_file) {
+            *known.write() = Credentials::read(path)?;
+        }
+        Ok(())
+    }
+
+    /// Seconds since the epoch, as the cache is to see them.
+    pub(crate) fn now(&self) -> u32 {
+        self.time.now()
+    }
+
+    /// Where time is moved for tests.
+    #[cfg(feature = "debugtime")]
+    pub(crate) fn time(&self) -> &Time {
+        &self.time
+    }
+}
+
+/// The wall clock, which tests may move.
+#[derive(Default)]
+pub(crate) struct Time {
+    ahead: AtomicI64,
+    /// The second at which it stands still; 0 while it goes.
+    stopped: AtomicI64,
+}
+
+impl Time {
+    fn now(&self) -> u32 {
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        let wall = if stopped == 0 { unix_secs() } else { stopped };
+        (wall + self.ahead.load(Ordering::Relaxed)) as u32
+    }
+
+    #[cfg(feature = "debugtime")]
+    pub(crate) fn move_by(&self, secs: i64) {
+        self.ahead.fetch_add(secs, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "debugtime")]
+    pub(crate) fn stop(&self, stop: bool) {
+        self.stopped.store(if stop { unix_secs() } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+fn unix_secs() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
