@@ -27,7 +27,7 @@ pub struct Flags {
     /// Enable the command "shutdown"
     #[arg(short = 'A', long = "enable-shutdown")]
     pub shutdown: bool,
-    /// Addresses to listen on: comma separated, HOST, HOST:PORT or proto[ascii]:HOST:PORT; repeat for more
+    /// Addresses to listen on: comma separated, HOST, HOST:PORT or `proto[ascii]`:HOST:PORT; repeat for more
     #[arg(short = 'l', long = "listen", value_name = "ADDR", default_value = "127.0.0.1")]
     pub listen: Vec<String>,
     /// Run in the background
