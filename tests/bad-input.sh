@@ -20,7 +20,7 @@ expect() {
         printf 'FAILED: %s\n  status %s, said: %s\n  expected: %s\n' "$*" "$status" "$out" "$pattern"
     fi
 }
-server=("$bin/flashare" -p 0)
+server=("$bin/flashare" -p -1)
 printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreservd = "1MiB"\n' > "$scratch/unknown.toml"
 printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreserved = "100MiB"\n' > "$scratch/large.toml"
 printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300) > "$scratch/foreign"

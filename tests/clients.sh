@@ -13,7 +13,7 @@ trap clean_up EXIT
 command -v memccp > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libmemcached-tools > /dev/null; }
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet pymemcache
-target/release/flashare -p 0 -m 16 --flash "$scratch/clients.flash:64MiB" > "$scratch/log" 2>&1 &
+target/release/flashare -p -1 -m 16 --flash "$scratch/clients.flash:64MiB" > "$scratch/log" 2>&1 &
 server=$!
 for _ in $(seq 100); do grep -q "serves on" "$scratch/log" && break; sleep 0.1; done
 port=$(grep -oE '127\.0\.0\.1:[0-9]+' "$scratch/log" | head -n 1 | cut -d: -f2)

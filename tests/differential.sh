@@ -14,7 +14,7 @@ trap clean_up EXIT
 port=$((20000 + RANDOM % 10000))
 "$memcached" -u root -l 127.0.0.1 -p $port > /dev/null 2>&1 &
 pids+=($!)
-target/release/flashare -p 0 --no-flash > "$scratch/log" 2>&1 &
+target/release/flashare -p -1 --no-flash > "$scratch/log" 2>&1 &
 pids+=($!)
 for _ in $(seq 100); do
     grep -q "serves on" "$scratch/log" && (exec 3<> /dev/tcp/127.0.0.1/$port) 2> /dev/null && break

@@ -63,6 +63,8 @@ counts! {
     Flushes = "cmd_flush",
     /// Objects that left the cache alive, for want of room.
     Evictions = "evictions",
+    /// Of those: never read.
+    EvictedUnread = "evicted_unfetched",
     /// Objects that went from DRAM to flash.
     Demoted = "demoted",
     /// Bytes of flash records of those.
@@ -71,8 +73,10 @@ counts! {
     RescueBytes = "rescue_bytes",
     /// Objects that came back from flash to DRAM when their segment was recycled.
     Rescued = "rescued",
-    /// Objects that expired and were found by the cleaner.
+    /// Objects that had expired or been flushed when the cleaner found them or a store replaced them.
     Reclaimed = "reclaimed",
+    /// Of those: never read.
+    ExpiredUnread = "expired_unfetched",
     /// Objects that the predictor refused.
     Refused = "flash_refused",
 }

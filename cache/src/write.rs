@@ -252,6 +252,9 @@ impl Turn<'_> {
         }?;
         hands.count_access(cache);
         hands.count_store(tenant, storing, outcome);
+        if let (Some(dead), None, Stored::Yes(_)) = (old, live, outcome) {
+            hands.count_reclaimed(tenant, &dead);
+        }
         Ok(outcome)
     }
 
@@ -475,6 +478,22 @@ fn parse_counter(text: &[u8]) -> Option<u64> {
 }
 
 impl Hands {
+    /// A dead object has made room.
+    pub(crate) fn count_reclaimed(&self, tenant: u16, dead: &Object<'_>) {
+        self.count(tenant, Count::Reclaimed);
+        if dead.access().reads == 0 {
+            self.count(tenant, Count::ExpiredUnread);
+        }
+    }
+
+    /// A living object has left the cache.
+    pub(crate) fn count_eviction(&self, tenant: u16, was_read: bool) {
+        self.count(tenant, Count::Evictions);
+        if !was_read {
+            self.count(tenant, Count::EvictedUnread);
+        }
+    }
+
     fn count_store(&self, tenant: u16, storing: &Storing<'_>, outcome: Stored) {
         self.count(tenant, Count::Sets);
         if storing.compare.is_some() {

@@ -1,8 +1,8 @@
 //! The binary commands. They mean what their text counterparts mean; quiet ones answer only what is unusual.
 
 use cache::{
-    Cache, Counted, Counting, Delta, FlashObject, Lookup, Mode, Needs, Removed, Removing, Stored, Storing, Touched,
-    Turn,
+    Cache, Counted, Counting, Delta, Fetched, Fetching, FlashObject, Lookup, Mode, Needs, Removed, Removing, Stored,
+    Storing, Touched, Turn,
 };
 use protocol::binary::{Command, Frame, Header, Status, response_header};
 
@@ -158,25 +158,22 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, frame: &
 fn get_and_touch(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, frame: &Frame<'_>) -> Served {
     let (header, key) = (&frame.header, frame.key);
     let tenant = connection.tenant_of(cache, key);
-    match turn.touch(tenant, key, expiry(cache, frame.extra(0))) {
+    let bytes = match turn.peek(tenant, key) {
+        Ok(found) => found.map_or(0, |(object, _)| object.value_bytes()),
         Err(needs) => return Served::Needs(needs),
-        Ok(Touched::Yes) => {}
-        Ok(Touched::Unknown) => {
-            turn.count_missed_get(tenant);
-            spell_miss(connection.out(), header, key);
-            return Served::Done;
-        }
+    };
+    if !connection.hold_output(cache, bytes) {
+        return Served::Needs(Needs::Room);
     }
-    match turn.get(tenant, key) {
-        Lookup::Hit(object) => {
-            if !connection.hold_output(cache, object.value_bytes()) {
-                return Served::Needs(Needs::Room);
-            }
+    let fetching = Fetching { expiry: Some(expiry(cache, frame.extra(0))), ..Fetching::default() };
+    match turn.fetch(tenant, key, &fetching) {
+        Err(needs) => return Served::Needs(needs),
+        Ok(Fetched::Hit(object, _)) => {
             let out = connection.out();
             spell_hit(out, header, key, object.client_flags(), object.unique(), object.value_bytes());
             object.value().for_each(|piece| out.extend_from_slice(piece));
         }
-        _ => spell_miss(connection.out(), header, key),
+        Ok(_) => spell_miss(connection.out(), header, key),
     }
     Served::Done
 }

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use crate::flags::Flags;
 use crate::options::Options;
 
+/// TCP port unless another is stated, as memcached.
+const PORT: i32 = 11211;
 /// Flash that is used when nothing is said.
 const FLASH_BYTES_DEFAULT: u64 = 1 << 30;
 /// Mean object size that a flash index is made for when nothing is said.
@@ -45,8 +47,26 @@ pub struct ListenAt {
     pub port: Option<u16>,
     /// What is spoken there.
     pub dialect: Dialect,
-    /// Whether TLS is spoken there, if it is on.
-    pub tls: bool,
+    /// What is asked of clients there, if TLS is on.
+    pub security: Security,
+}
+
+/// What a listener asks of its clients under -Z.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Security {
+    /// Nothing: they speak in the clear.
+    Clear,
+    /// TLS, and a certificate as -o ssl_verify_mode says.
+    Stated,
+    /// TLS, and no certificate.
+    Basic,
+    /// TLS, and a certificate that -o ssl_ca_cert vouches for.
+    Mutual,
+}
+
+/// A port as flags state it: 0 is none, -1 one that the system picks.
+fn port(stated: i32) -> Option<u16> {
+    (stated != 0).then(|| u16::try_from(stated).unwrap_or(0))
 }
 
 /// Everything that a server is started with.
@@ -54,10 +74,10 @@ pub struct ListenAt {
 pub struct Config {
     /// Addresses to listen on.
     pub listen: Vec<ListenAt>,
-    /// Port to listen on; 0 for one that the system picks.
-    pub port: u16,
-    /// UDP port; 0 for none.
-    pub udp_port: u16,
+    /// TCP port to listen on; 0 for one that the system picks.
+    pub port: Option<u16>,
+    /// UDP port; 0 for one that the system picks.
+    pub udp_port: Option<u16>,
     /// Unix socket to listen on, with its mode, instead of the network.
     pub unix_socket: Option<(PathBuf, u32)>,
     /// Connections that may wait to be accepted.
@@ -249,8 +269,8 @@ impl Config {
         }
         Ok(Config {
             listen: listen_at(&flags.listen, dialect)?,
-            port: flags.port,
-            udp_port: flags.udp_port,
+            port: port(flags.port.unwrap_or(if flags.udp_port != 0 { flags.udp_port } else { PORT })),
+            udp_port: port(flags.udp_port),
             unix_socket: flags.unix_socket.clone().map(|path| (path, mode)),
             backlog: flags.backlog,
             dialect,
@@ -318,7 +338,7 @@ fn dialect(name: &str) -> Result<Dialect> {
 fn listen_at(texts: &[String], dialect_else: Dialect) -> Result<Vec<ListenAt>> {
     let mut all = Vec::new();
     for text in texts.iter().flat_map(|list| list.split(',')).filter(|text| !text.is_empty()) {
-        let mut at = ListenAt { host: String::new(), port: None, dialect: dialect_else, tls: true };
+        let mut at = ListenAt { host: String::new(), port: None, dialect: dialect_else, security: Security::Stated };
         let mut rest = text;
         loop {
             if let Some((name, after)) = rest.strip_prefix("proto[").and_then(|rest| rest.split_once("]:")) {
@@ -329,7 +349,11 @@ fn listen_at(texts: &[String], dialect_else: Dialect) -> Result<Vec<ListenAt>> {
             } else if let Some((_, after)) = rest.strip_prefix("tag_").and_then(|rest| rest.split_once("_:")) {
                 rest = after;
             } else if let Some(after) = rest.strip_prefix("notls:") {
-                (at.tls, rest) = (false, after);
+                (at.security, rest) = (Security::Clear, after);
+            } else if let Some(after) = rest.strip_prefix("btls:") {
+                (at.security, rest) = (Security::Basic, after);
+            } else if let Some(after) = rest.strip_prefix("mtls:") {
+                (at.security, rest) = (Security::Mutual, after);
             } else {
                 break;
             }
@@ -359,7 +383,7 @@ fn flash_path(flags: &Flags, options: &Options) -> Result<Option<FlashPath>> {
         return Ok(Some(FlashPath { path: path.into(), bytes, asked_for: true }));
     }
     let Some(text) = &flags.flash else {
-        let name = format!("flashare-{}.flash", flags.port);
+        let name = format!("flashare-{}.flash", flags.port.unwrap_or(PORT));
         let path = state_dir(flags).map(|dir| dir.join(name));
         return Ok(path.map(|path| FlashPath { path, bytes: FLASH_BYTES_DEFAULT, asked_for: false }));
     };
@@ -396,13 +420,19 @@ mod tests {
     #[test]
     fn addresses_read_as_in_memcached() {
         let read = |text: &str| listen_at(&[text.to_owned()], Dialect::Auto).unwrap();
-        let at = |host: &str, port| ListenAt { host: host.to_owned(), port, dialect: Dialect::Auto, tls: true };
+        let at = |host: &str, port| ListenAt {
+            host: host.to_owned(),
+            port,
+            dialect: Dialect::Auto,
+            security: Security::Stated,
+        };
         assert_eq!(read("127.0.0.1,0.0.0.0:11300"), [at("127.0.0.1", None), at("0.0.0.0", Some(11300))]);
         assert_eq!(read("::1"), [at("::1", None)]);
         assert_eq!(read("[::1]:5"), [at("::1", Some(5))]);
         let ascii = ListenAt { dialect: Dialect::Ascii, ..at("h", Some(1)) };
         assert_eq!(read("proto[ascii]:tag[x]:h:1"), [ascii]);
-        assert_eq!(read("notls:h:1"), [ListenAt { tls: false, ..at("h", Some(1)) }]);
+        assert_eq!(read("notls:h:1"), [ListenAt { security: Security::Clear, ..at("h", Some(1)) }]);
+        assert_eq!(read("mtls:tag_x_:h:1"), [ListenAt { security: Security::Mutual, ..at("h", Some(1)) }]);
         assert!(listen_at(&["h:x".to_owned()], Dialect::Auto).is_err());
     }
 

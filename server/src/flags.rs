@@ -12,12 +12,14 @@ const UNUSED: &str = "memcached's, without effect here";
 #[command(name = "flashare", version = crate::VERSION, disable_version_flag = true, args_override_self = true)]
 #[command(next_help_heading = "memcached's")]
 pub struct Flags {
-    /// TCP port to listen on (0: one that the system picks)
-    #[arg(short = 'p', long = "port", value_name = "NUM", default_value_t = 11211, allow_negative_numbers = true)]
-    pub port: u16,
-    /// UDP port to listen on (0: off)
-    #[arg(short = 'U', long = "udp-port", value_name = "NUM", default_value_t = 0)]
-    pub udp_port: u16,
+    /// TCP port to listen on (0: none, -1: one that the system picks) [default: that of -U, else 11211]
+    #[arg(short = 'p', long = "port", value_name = "NUM", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-1..=65535))]
+    pub port: Option<i32>,
+    /// UDP port to listen on (0: none, -1: one that the system picks)
+    #[arg(short = 'U', long = "udp-port", value_name = "NUM", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-1..=65535))]
+    pub udp_port: i32,
     /// Unix socket to listen on, instead of the network
     #[arg(short = 's', long = "unix-socket", value_name = "FILE")]
     pub unix_socket: Option<PathBuf>,
@@ -27,7 +29,8 @@ pub struct Flags {
     /// Enable the command "shutdown"
     #[arg(short = 'A', long = "enable-shutdown")]
     pub shutdown: bool,
-    /// Addresses to listen on: comma separated, HOST, HOST:PORT or `proto[ascii]`:HOST:PORT; repeat for more
+    /// Addresses to listen on: comma separated, HOST or HOST:PORT, after prefixes such as
+    /// `proto[ascii]`:, notls:, btls: (no client certificate) and mtls: (client certificate); repeat for more
     #[arg(short = 'l', long = "listen", value_name = "ADDR", default_value = "127.0.0.1")]
     pub listen: Vec<String>,
     /// Run in the background

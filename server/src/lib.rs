@@ -22,7 +22,7 @@ mod telling;
 mod tls;
 mod watch;
 
-pub use config::{Config, Dialect, FlashPath, flash_settings, parse_size, parse_tenants, read_tenants};
+pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_size, parse_tenants, read_tenants};
 pub use flags::Flags;
 pub use lifecycle::{Running, start};
 pub use session::{Arrival, Connection, Slot, Wanted};

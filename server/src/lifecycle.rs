@@ -113,10 +113,12 @@ impl Running {
             bail!("-l: name an address to listen on");
         }
         for at in &config.listen {
-            let listening = bind_tcp(&at.host, at.port.unwrap_or(config.port), config.backlog)?;
-            let port = listening.port();
-            self.port = if self.port == 0 { port } else { self.port };
-            self.listen(server, listening, None, at)?;
+            if let Some(port) = at.port.or(config.port) {
+                let listening = bind_tcp(&at.host, port, config.backlog)?;
+                let port = listening.port();
+                self.port = if self.port == 0 { port } else { self.port };
+                self.listen(server, listening, None, at)?;
+            }
             for port in self.cache.registry().ports().collect::<Vec<_>>() {
                 let tenant = self.cache.registry().by_port(port);
                 let listening = bind_tcp(&at.host, port, config.backlog)?;
@@ -133,6 +135,12 @@ impl Running {
         let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
         self.acceptors.push((thread, listening));
         Ok(())
+    }
+
+    /// Where it listens: `tcp:127.0.0.1:11211`, `udp:…`, `unix:/path`.
+    pub fn listeners(&self) -> Vec<String> {
+        let peers = self.server.peers.lock();
+        peers.values().filter(|peer| peer.listener.is_none()).map(|peer| peer.address.clone()).collect()
     }
 
     /// Reads certificates and users again; what is in use stays where a file is bad.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::config::{Dialect, ListenAt};
+use crate::config::{Dialect, ListenAt, Security};
 use crate::driver::{Accepted, Incoming, UdpListener};
 use crate::session::Arrival;
 use crate::shared::{Peer, Server};
@@ -62,21 +62,22 @@ pub(crate) fn bind_unix(path: &Path, mode: u32, backlog: i32) -> Result<Listenin
 /// Binds the UDP port, if there is to be one.
 pub(crate) fn bind_udp(server: &Server) -> Result<Option<UdpListener>> {
     let config = &server.config;
-    if config.udp_port == 0 || config.unix_socket.is_some() {
-        return Ok(None);
-    }
+    let Some(port) = config.udp_port.filter(|_| config.unix_socket.is_none()) else { return Ok(None) };
     let host = config.listen.first().map_or("127.0.0.1", |at| at.host.as_str());
-    let socket = std::net::UdpSocket::bind((host, config.udp_port))
-        .with_context(|| format!("cannot listen on {host}:{} (UDP)", config.udp_port))?;
+    let socket =
+        std::net::UdpSocket::bind((host, port)).with_context(|| format!("cannot listen on {host}:{port} (UDP)"))?;
     let id = socket.as_raw_fd() as u64;
-    server.peers.lock().insert(id, Arc::new(Peer::new(id, format!("udp:{}", socket.local_addr()?), None)));
+    server
+        .peers
+        .lock()
+        .insert(id, Arc::new(Peer::new(id, format!("udp:{}", socket.local_addr()?), None, server.now())));
     Ok(Some(UdpListener { socket, dialect: config.dialect }))
 }
 
 impl ListenAt {
     /// The rules of a Unix socket.
     pub(crate) fn unix(dialect: Dialect) -> ListenAt {
-        ListenAt { host: String::new(), port: None, dialect, tls: false }
+        ListenAt { host: String::new(), port: None, dialect, security: Security::Stated }
     }
 }
 
@@ -135,7 +136,7 @@ pub(crate) struct Acceptor {
     next: AtomicUsize,
     tenant: Option<u16>,
     dialect: Dialect,
-    tls: bool,
+    security: Security,
 }
 
 impl Acceptor {
@@ -148,7 +149,7 @@ impl Acceptor {
         at: &ListenAt,
     ) -> Acceptor {
         let (id, address) = (listening.id(), listening.address());
-        server.peers.lock().insert(id, Arc::new(Peer::new(id, address, None)));
+        server.peers.lock().insert(id, Arc::new(Peer::new(id, address, None, server.now())));
         Acceptor {
             server: Arc::clone(server),
             listening: Arc::clone(listening),
@@ -157,7 +158,7 @@ impl Acceptor {
             next: AtomicUsize::new(0),
             tenant,
             dialect: at.dialect,
-            tls: at.tls,
+            security: at.security,
         }
     }
 
@@ -195,7 +196,7 @@ impl Acceptor {
         }
         server.connections_total.fetch_add(1, Ordering::Relaxed);
         let tls = match &server.tls {
-            Some(tls) if self.tls => match tls.accept() {
+            Some(tls) if self.security != Security::Clear => match tls.accept(self.security) {
                 Ok(tls) => Some(tls),
                 Err(_) => {
                     server.connections.fetch_sub(1, Ordering::Relaxed);
@@ -204,7 +205,7 @@ impl Acceptor {
             },
             _ => None,
         };
-        let peer = Arc::new(Peer::new(socket.number(), from, Some(self.listening.address())));
+        let peer = Arc::new(Peer::new(socket.number(), from, Some(self.listening.address()), server.now()));
         server.peers.lock().insert(peer.id, Arc::clone(&peer));
         let arrival = Arrival { tenant: self.tenant, dialect: self.dialect, peer: Some(peer) };
         let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();

@@ -9,10 +9,12 @@ use clap::Parser;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, User, initgroups, setgid, setsid, setuid};
-use server::{Config, Flags, start};
+use server::{Config, Flags, Security, start};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 /// Tells a process that it is the one in the background.
+/// Names the file for [`write_ports`].
+const PORTS_FILE: &str = "MEMCACHED_PORT_FILENAME";
 const DETACHED: &str = "FLASHARE_DETACHED";
 const LICENCE: &str = "flashare is licensed under MIT or Apache-2.0, at your choice.";
 
@@ -56,6 +58,12 @@ fn warn(flags: &Flags, config: &Config) {
     let letters = letters.into_iter().filter(|(said, ..)| *said).map(|(_, letter, why)| (letter.to_owned(), why));
     for (word, why) in letters.chain(ignored) {
         eprintln!("flashare: {word} has no effect: {why}");
+    }
+    let mutual = config.listen.iter().any(|at| at.security == Security::Mutual);
+    if mutual && config.options.tls_ca.is_none() {
+        eprintln!(
+            "flashare: -l mtls: lets in who has the server's own certificate, until -o ssl_ca_cert=FILE names who vouches for clients"
+        );
     }
 }
 
@@ -112,12 +120,30 @@ fn write_pid(path: &Path) -> Result<()> {
     std::fs::write(path, format!("{}\n", std::process::id())).with_context(|| format!("-P {}", path.display()))
 }
 
+/// Writes the ports that are listened on, for scripts that had the system pick them; as memcached, which names the file so.
+fn write_ports(path: &Path, listeners: &[String]) -> Result<()> {
+    let lines = listeners.iter().filter_map(|listener| {
+        let (transport, address) = listener.split_once(':')?;
+        let address: std::net::SocketAddr = address.parse().ok()?;
+        let family = if address.is_ipv4() { "INET" } else { "INET6" };
+        Some(format!("{} {family}: {}\n", transport.to_uppercase(), address.port()))
+    });
+    // a reader that waits for the file finds it whole
+    let unfinished = path.with_extension("unfinished");
+    std::fs::write(&unfinished, lines.collect::<String>())
+        .and_then(|()| std::fs::rename(&unfinished, path))
+        .with_context(|| format!("{PORTS_FILE}={}", path.display()))
+}
+
 fn serve(flags: &Flags, config: Config) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
     let memory = config.memory_bytes >> 20;
     let hosts: Vec<String> = config.listen.iter().map(|at| at.host.clone()).collect();
     let socket = config.unix_socket.as_ref().map(|(path, _)| path.display().to_string());
     let running = start(config)?;
+    if let Some(path) = std::env::var_os(PORTS_FILE) {
+        write_ports(Path::new(&path), &running.listeners())?;
+    }
     if let Some(path) = &flags.pid_file {
         write_pid(path)?;
     }

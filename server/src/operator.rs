@@ -27,6 +27,7 @@ pub(crate) fn request(cache: &Cache, connection: &mut Connection, words: Keys<'_
                 connection.server().set_verbosity(level);
                 "OK"
             }
+            None if word(1).is_none() => "ERROR",
             None => BAD_FORMAT,
         },
         b"cache_memlimit" => resize(cache, number(word(1))),
@@ -91,7 +92,8 @@ fn slabs(row: &[&[u8]]) -> &'static str {
             (Some(_), Some(_)) => "NOSPARE source class has no spare pages",
             _ => BAD_FORMAT,
         },
-        (Some(b"automove"), 3..) => "OK",
+        (Some(b"automove"), 4..) if matches!(row[2], b"ratio" | b"freeratio" | b"window") => "OK",
+        (Some(b"automove"), 3..) if number::<u32>(row.get(2).copied()).is_some() => "OK",
         (Some(b"automove"), _) => BAD_FORMAT,
         _ => "ERROR",
     }

@@ -23,6 +23,12 @@ pub struct Options {
     pub tls_verify: u8,
     /// 0, 1: refused by our library, served as 2; 2: TLS 1.2 and later; 3: TLS 1.3.
     pub tls_min_version: u8,
+    /// Whether stats tell of a crawler and of an LRU maintainer. Here the cleaner is both, and always there.
+    pub tells_crawler: bool,
+    /// As above.
+    pub tells_maintainer: bool,
+    /// Bytes of output that TLS holds for a connection at most.
+    pub tls_buffer_bytes: usize,
     /// What has no effect, as written, and why.
     pub ignored: Vec<(String, &'static str)>,
 }
@@ -39,6 +45,9 @@ impl Default for Options {
             tls_ca: None,
             tls_verify: 0,
             tls_min_version: 2,
+            tls_buffer_bytes: 16 << 10,
+            tells_crawler: true,
+            tells_maintainer: true,
             ignored: Vec::new(),
         }
     }
@@ -98,7 +107,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("ext_max_sleep", OWN_FLASH),
     ("ssl_session_cache", "sessions are resumed by tickets"),
     ("ssl_kernel_tls", NOT_HERE),
-    ("ssl_wbuf_size", OWN_BUFFERS),
     ("ssl_keyformat", "keys are read as PEM"),
     ("ssl_ciphers", "the library's choice of ciphers is used"),
 ];
@@ -137,6 +145,11 @@ impl Options {
                 }
                 self.ext_path = Some((path.to_owned(), size.to_owned()));
             }
+            "ssl_wbuf_size" => {
+                let kib = Some(number()?).filter(|kib| (1..=1 << 20).contains(kib));
+                self.tls_buffer_bytes =
+                    kib.with_context(|| format!("-o {word}: take 1 to 1048576 (KiB)"))? as usize * 1024;
+            }
             "ssl_chain_cert" => self.tls_chain = Some(text()?),
             "ssl_key" => self.tls_key = Some(text()?),
             "ssl_ca_cert" => self.tls_ca = Some(text()?),
@@ -157,6 +170,12 @@ impl Options {
                 let known = WITHOUT_EFFECT.iter().find(|(known, _)| *known == plain);
                 let (_, why) = known.with_context(|| format!("-o {name}: there is no such option"))?;
                 self.ignored.push((word.to_owned(), why));
+                match plain {
+                    "lru_crawler" if value.is_none() => self.tells_crawler = plain == name,
+                    "lru_maintainer" => self.tells_maintainer = plain == name,
+                    "modern" => (self.tells_crawler, self.tells_maintainer) = (plain == name, plain == name),
+                    _ => {}
+                }
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Counted, Counting, Delta, Lookup, Mode, Needs, Stored, Storing, Touched, Turn};
+use cache::{Cache, Counted, Counting, Delta, Fetched, Fetching, Lookup, Mode, Needs, Stored, Storing, Touched, Turn};
 use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
 use crate::VERSION;
@@ -178,7 +178,8 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
     Served::Done
 }
 
-/// gat and gats: what is on flash comes to DRAM first, then the whole request is answered at once.
+/// gat and gats: what is on flash comes to DRAM first, then the whole request is answered at once, each value as it was
+/// found, even if the new expiry is past already.
 fn get_and_touch(
     cache: &Cache,
     turn: &mut Turn<'_>,
@@ -187,32 +188,34 @@ fn get_and_touch(
     with_cas: bool,
     exptime: i64,
 ) -> Served {
-    let expiry = absolute(exptime, cache.now());
-    let mut found = Vec::new();
+    let fetching = Fetching { expiry: Some(absolute(exptime, cache.now())), ..Fetching::default() };
+    let mut bytes = 0;
     for key in keys {
-        let tenant = connection.tenant_of(cache, key);
-        match turn.touch(tenant, key, expiry) {
+        match turn.peek(connection.tenant_of(cache, key), key) {
+            Ok(found) => bytes += found.map_or(0, |(object, _)| object.value_bytes()),
             Err(needs) => return Served::Needs(needs),
-            Ok(Touched::Unknown) => {
-                turn.count_missed_get(tenant);
-                connection.tell_got(key, None);
-            }
-            Ok(Touched::Yes) => found.push((tenant, key)),
         }
     }
+    if !connection.hold_output(cache, bytes) {
+        return Served::Needs(Needs::Room);
+    }
     let start = connection.out().len();
-    for (tenant, key) in found {
-        if let Lookup::Hit(object) = turn.get(tenant, key) {
-            if !connection.hold_output(cache, object.value_bytes()) {
-                connection.out().truncate(start);
-                return Served::Needs(Needs::Room);
+    for key in keys {
+        match turn.fetch(connection.tenant_of(cache, key), key, &fetching) {
+            Ok(Fetched::Hit(object, _)) => {
+                connection.tell_got(key, Some(object.value_bytes()));
+                let unique = with_cas.then(|| connection.shown(object.unique()));
+                let out = connection.out();
+                text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
+                object.value().for_each(|piece| out.extend_from_slice(piece));
+                out.extend_from_slice(b"\r\n");
             }
-            connection.tell_got(key, Some(object.value_bytes()));
-            let unique = with_cas.then(|| connection.shown(object.unique()));
-            let out = connection.out();
-            text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
-            object.value().for_each(|piece| out.extend_from_slice(piece));
-            out.extend_from_slice(b"\r\n");
+            // it was demoted since the first look: all of it again
+            Err(needs) => {
+                connection.out().truncate(start);
+                return Served::Needs(needs);
+            }
+            Ok(_) => connection.tell_got(key, None),
         }
     }
     text::line(connection.out(), "END");

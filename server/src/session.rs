@@ -368,6 +368,16 @@ impl Connection {
             return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);
         }
         if is_store && !serve::fits(cache, header.key_bytes, header.value_bytes()) {
+            // the key stands at the front of what is skipped: it has to be here, so that a set takes the old value away
+            let body = &rest[HEADER_BYTES..];
+            let ahead = header.extras_bytes + header.key_bytes;
+            if body.len() < ahead {
+                return false;
+            }
+            if command == Command::Set {
+                let key = &body[header.extras_bytes..ahead];
+                turn.delete(self.tenant_of(cache, key), key);
+            }
             self.server.too_large.fetch_add(1, Ordering::Relaxed);
             binary::refuse(self, &header, Status::TooLarge);
             return self.finish(Served::Skip(header.body_bytes), HEADER_BYTES);

@@ -48,10 +48,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A connection, or a listener if it came to none.
-    pub fn new(id: u64, address: String, listener: Option<String>) -> Peer {
+    /// A connection, or a listener if it came to none, as of this second.
+    pub fn new(id: u64, address: String, listener: Option<String>, now: u32) -> Peer {
         let doing = if listener.is_some() { Doing::Waiting } else { Doing::Listening };
-        Peer { id, address, listener, doing: AtomicU8::new(doing as u8), last_command: AtomicU32::new(0) }
+        Peer { id, address, listener, doing: AtomicU8::new(doing as u8), last_command: AtomicU32::new(now) }
     }
 
     pub(crate) fn note(&self, doing: Doing, now: Option<u32>) {

@@ -134,9 +134,14 @@ fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "slab_reassign_last_busy_status", "none");
     stat(out, "slab_reassign_running", 0);
     stat(out, "slabs_moved", 0);
-    stat(out, "lru_crawler_running", 0);
-    stat(out, "lru_crawler_starts", 0);
-    stat(out, "lru_maintainer_juggles", 0);
+    let options = &server.config.options;
+    if options.tells_crawler {
+        stat(out, "lru_crawler_running", 0);
+        stat(out, "lru_crawler_starts", 0);
+    }
+    if options.tells_maintainer {
+        stat(out, "lru_maintainer_juggles", 0);
+    }
     stat(out, "malloc_fails", 0);
     stat(out, "log_worker_dropped", 0);
     stat(out, "log_worker_written", server.watchers.lines());
@@ -154,19 +159,23 @@ fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "curr_items", figures.objects + figures.flash.map_or(0, |flash| flash.live));
     stat(out, "total_items", totals.get(Count::Stored));
     stat(out, "slab_global_page_pool", figures.segments_free);
-    stat(out, "expired_unfetched", 0);
-    stat(out, "evicted_unfetched", 0);
-    stat(out, "evicted_active", 0);
+    stat(out, "expired_unfetched", totals.get(Count::ExpiredUnread));
+    stat(out, "evicted_unfetched", totals.get(Count::EvictedUnread));
+    if options.tells_maintainer {
+        stat(out, "evicted_active", 0);
+    }
     stat(out, "evictions", totals.get(Count::Evictions));
     stat(out, "reclaimed", totals.get(Count::Reclaimed));
     stat(out, "crawler_reclaimed", totals.get(Count::Reclaimed));
     stat(out, "crawler_items_checked", 0);
     stat(out, "lrutail_reflocked", 0);
-    stat(out, "moves_to_cold", totals.get(Count::Demoted));
-    stat(out, "moves_to_warm", totals.get(Count::Rescued));
-    stat(out, "moves_within_lru", 0);
-    stat(out, "direct_reclaims", 0);
-    stat(out, "lru_bumps_dropped", 0);
+    if options.tells_maintainer {
+        stat(out, "moves_to_cold", totals.get(Count::Demoted));
+        stat(out, "moves_to_warm", totals.get(Count::Rescued));
+        stat(out, "moves_within_lru", 0);
+        stat(out, "direct_reclaims", 0);
+        stat(out, "lru_bumps_dropped", 0);
+    }
 }
 
 /// CPU seconds of the process: user, system.
@@ -186,8 +195,8 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let inter: Vec<&str> = config.listen.iter().map(|at| at.host.as_str()).collect();
     stat(out, "maxbytes", cache.memory_bytes());
     stat(out, "maxconns", config.connections_max);
-    stat(out, "tcpport", if config.unix_socket.is_some() { 0 } else { config.port });
-    stat(out, "udpport", config.udp_port);
+    stat(out, "tcpport", if config.unix_socket.is_some() { 0 } else { config.port.unwrap_or(0) });
+    stat(out, "udpport", config.udp_port.unwrap_or(0));
     stat(out, "inter", inter.join(","));
     stat(out, "verbosity", server.verbosity());
     stat(out, "oldest", 0);
@@ -234,9 +243,15 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "ssl_chain_cert", options.tls_chain.as_deref().unwrap_or("NULL"));
     stat(out, "ssl_key", options.tls_key.as_deref().unwrap_or("NULL"));
     stat(out, "ssl_verify_mode", options.tls_verify);
+    stat(out, "ssl_keyformat", 1);
+    stat(out, "ssl_ciphers", "NULL");
+    stat(out, "ssl_wbuf_size", options.tls_buffer_bytes);
+    stat(out, "ssl_session_cache", "no");
+    stat(out, "ssl_kernel_tls", "no");
     stat(out, "ssl_ca_cert", options.tls_ca.as_deref().unwrap_or("NULL"));
     let version = if options.tls_min_version == 3 { "tlsv1.3" } else { "tlsv1.2" };
     stat(out, "ssl_min_version", version);
+    stat(out, "num_napi_ids", 0);
     stat(out, "memory_file", "(null)");
     stat(out, "client_flags_size", 4);
     stat(out, "io_driver", server.driver);
@@ -269,9 +284,9 @@ fn items(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     row("outofmemory", server.no_memory.load(Relaxed));
     row("tailrepairs", 0);
     row("reclaimed", totals.get(Count::Reclaimed));
-    for key in ["expired_unfetched", "evicted_unfetched", "evicted_active"] {
-        row(key, 0);
-    }
+    row("expired_unfetched", totals.get(Count::ExpiredUnread));
+    row("evicted_unfetched", totals.get(Count::EvictedUnread));
+    row("evicted_active", 0);
     row("crawler_reclaimed", totals.get(Count::Reclaimed));
     row("crawler_items_checked", 0);
     row("lrutail_reflocked", 0);
@@ -291,7 +306,7 @@ fn slabs(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let used = figures.segments - figures.segments_free.min(figures.segments);
     if figures.objects > 0 {
         let mut row = |key: &str, value: u64| stat(out, &format!("1:{key}"), value);
-        row("chunk_size", figures.bytes / figures.objects as u64);
+        row("chunk_size", figures.bytes.div_ceil(figures.objects as u64) / 8 * 8 + 8);
         row("chunks_per_page", (figures.objects / used.max(1)) as u64);
         row("total_pages", used as u64);
         row("total_chunks", figures.objects as u64);

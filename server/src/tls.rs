@@ -11,37 +11,69 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
+use crate::config::Security;
 use crate::options::Options;
 
 /// The certificates in use, which can be read again while connections go on.
 pub(crate) struct Tls {
     options: Options,
-    current: RwLock<(Arc<ServerConfig>, Instant)>,
+    current: RwLock<Current>,
+}
+
+/// What is in use: a configuration for each kind of listener, and since when.
+struct Current {
+    stated: Arc<ServerConfig>,
+    basic: Arc<ServerConfig>,
+    /// Without an authority, the server's own certificate is one.
+    mutual: Arc<ServerConfig>,
+    since: Instant,
+}
+
+impl Current {
+    fn read(options: &Options) -> Result<Current> {
+        let with = |verify| read(options, verify, options.tls_ca.as_ref()).map(Arc::new);
+        let vouching = options.tls_ca.as_ref().or(options.tls_chain.as_ref());
+        Ok(Current {
+            stated: with(options.tls_verify)?,
+            basic: with(0)?,
+            mutual: Arc::new(read(options, 2, vouching)?),
+            since: Instant::now(),
+        })
+    }
 }
 
 impl Tls {
     pub(crate) fn load(options: &Options) -> Result<Tls> {
-        Ok(Tls { options: options.clone(), current: RwLock::new((Arc::new(read(options)?), Instant::now())) })
+        Ok(Tls { options: options.clone(), current: RwLock::new(Current::read(options)?) })
     }
 
     /// Reads the files again. What is in use stays if they are bad.
     pub(crate) fn refresh(&self) -> Result<()> {
-        let fresh = Arc::new(read(&self.options)?);
-        *self.current.write() = (fresh, Instant::now());
+        let fresh = Current::read(&self.options)?;
+        *self.current.write() = fresh;
         Ok(())
     }
 
     pub(crate) fn secs_since_refresh(&self) -> u64 {
-        self.current.read().1.elapsed().as_secs()
+        self.current.read().since.elapsed().as_secs()
     }
 
     /// The server's side of a new connection.
-    pub(crate) fn accept(&self) -> Result<ServerConnection> {
-        Ok(ServerConnection::new(Arc::clone(&self.current.read().0))?)
+    pub(crate) fn accept(&self, security: Security) -> Result<ServerConnection> {
+        let current = self.current.read();
+        let config = match security {
+            Security::Clear | Security::Stated => &current.stated,
+            Security::Basic => &current.basic,
+            Security::Mutual => &current.mutual,
+        };
+        let mut connection = ServerConnection::new(Arc::clone(config))?;
+        connection.set_buffer_limit(Some(self.options.tls_buffer_bytes));
+        Ok(connection)
     }
 }
 
-fn read(options: &Options) -> Result<ServerConfig> {
+/// `verify`: as -o ssl_verify_mode, against the certificates in the file `authority`.
+fn read(options: &Options, verify: u8, authority: Option<&String>) -> Result<ServerConfig> {
     let chain = options.tls_chain.as_ref().context("-Z: name the certificate with -o ssl_chain_cert=FILE")?;
     let key = options.tls_key.as_ref().context("-Z: name its key with -o ssl_key=FILE")?;
     let certificates = certificates(chain).with_context(|| format!("-o ssl_chain_cert={chain}"))?;
@@ -53,7 +85,7 @@ fn read(options: &Options) -> Result<ServerConfig> {
         &[&rustls::version::TLS12, &rustls::version::TLS13]
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
-    let builder = match (options.tls_verify, &options.tls_ca) {
+    let builder = match (verify, authority) {
         (0, _) => builder.with_no_client_auth(),
         (_, None) => bail!("-o ssl_verify_mode: name the authority with -o ssl_ca_cert=FILE"),
         (mode, Some(file)) => {

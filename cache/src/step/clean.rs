@@ -11,7 +11,6 @@ use tenants::{Contestant, contest};
 use super::Background;
 use super::fate::{Entry, Loser};
 use crate::Cache;
-use crate::counters::Count;
 
 /// Most segments that one pass takes: what bounds its time and the memory of its lists.
 const CANDIDATES_MAX: usize = 16;
@@ -87,7 +86,7 @@ impl Cache {
                         && self.is_dead(object.tenant(), object.version(), object.expiry()).is_some()
                         && self.hide(&lock, object)
                     {
-                        worker.hands.count(object.tenant(), Count::Reclaimed);
+                        worker.hands.count_reclaimed(object.tenant(), &object);
                     }
                     return;
                 }
@@ -167,7 +166,7 @@ impl Cache {
                 Err(_) => {
                     let lock = self.memory.lock(part.hash);
                     if self.memory.part_at(&guard, *at).is_some() && self.hide(&lock, part.owner) {
-                        worker.hands.count(part.owner.tenant(), Count::Evictions);
+                        worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
                     }
                 }
             }

@@ -63,7 +63,7 @@ impl Cache {
             None => Loser::Dropped,
         };
         if loser == Loser::Dropped {
-            hands.count(tenant, Count::Evictions);
+            hands.count_eviction(tenant, object.access().reads > 0);
             self.registry.tenant(tenant).shadow.lost(part.hash, object.charged_bytes() as u64);
             self.remember(part.hash, object.history());
             self.note_eviction(|| crate::Eviction {

@@ -62,7 +62,7 @@ impl Cache {
             return;
         }
         flash.hide_place(place);
-        worker.hands.count(tenant, Count::Evictions);
+        worker.hands.count_eviction(tenant, record.head.reads > 0);
         self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
         self.remember(hash, record.head.history);
         self.note_eviction(|| crate::Eviction {

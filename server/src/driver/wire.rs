@@ -8,9 +8,6 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use rustls::ServerConnection;
 use tokio::net::{TcpStream, UnixStream};
 
-/// Bytes that TLS may hold back in each direction.
-const TLS_BUFFER_BYTES: usize = 64 << 10;
-
 /// A socket as it was accepted.
 pub(crate) enum Accepted {
     Tcp(StdTcpStream),
@@ -95,11 +92,7 @@ impl Wire {
                 Socket::Unix(UnixStream::from_std(stream)?)
             }
         };
-        let tls = tls.map(|mut tls| {
-            tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-            Box::new(tls)
-        });
-        Ok(Wire { socket, tls })
+        Ok(Wire { socket, tls: tls.map(Box::new) })
     }
 
     pub(crate) async fn readable(&self) -> io::Result<()> {

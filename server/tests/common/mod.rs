@@ -19,7 +19,7 @@ impl Server {
     pub fn start(flash_mib: u64, flags: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let flash = format!("{}:{flash_mib}MiB", folder.path().join("test.flash").display());
-        let mut all = vec!["flashare", "-p", "0", "-t", "2"];
+        let mut all = vec!["flashare", "-p", "-1", "-t", "2"];
         if flash_mib == 0 {
             all.push("--no-flash");
         } else {
