@@ -8,8 +8,8 @@ use crate::Cache;
 
 /// Buckets that one piece of a listing looks at.
 const BUCKETS_A_PIECE: usize = 128;
-/// Buckets that a sample looks at.
-const BUCKETS_SAMPLED: usize = 8192;
+/// Objects that a sample needs: more say no more.
+const OBJECTS_SAMPLED: usize = 20_000;
 /// Width of the classes of the size histogram, as in memcached.
 const SIZE_CLASS_BYTES: usize = 32;
 
@@ -48,14 +48,14 @@ impl Cache {
         Listing { tenant, cursor: Cursor::default(), over: false }
     }
 
-    /// Objects by size, in classes of 32 bytes (the class's upper end, how many): counted in a sample, scaled to all.
+    /// Objects by size, in classes of 32 bytes (the class's upper end, how many): all if they are few, else scaled up from a
+    /// sample.
     pub fn size_histogram(&self) -> BTreeMap<usize, u64> {
         let mut classes = BTreeMap::new();
-        self.sample(|object| {
+        let share = self.sample(|object| {
             *classes.entry(object.charged_bytes().next_multiple_of(SIZE_CLASS_BYTES)).or_default() += 1;
         });
-        let scale = self.memory.index_buckets().div_ceil(BUCKETS_SAMPLED).max(1) as u64;
-        classes.values_mut().for_each(|count| *count *= scale);
+        classes.values_mut().for_each(|count| *count = (*count as f64 / share) as u64);
         classes
     }
 
@@ -66,10 +66,22 @@ impl Cache {
         u64::from(oldest)
     }
 
-    fn sample(&self, visit: impl FnMut(Object<'_>)) {
+    /// Visits objects until they are many. Returns which share of the index that was.
+    fn sample(&self, mut visit: impl FnMut(Object<'_>)) -> f64 {
         let participant = self.memory.join();
-        let turn = participant.enter();
-        self.memory.visit(&turn, &mut Cursor::default(), BUCKETS_SAMPLED, visit);
+        let (mut cursor, mut seen, mut pieces) = (Cursor::default(), 0, 0);
+        let all = self.memory.index_buckets().div_ceil(BUCKETS_A_PIECE).max(1);
+        loop {
+            let turn = participant.enter();
+            let more = self.memory.visit(&turn, &mut cursor, BUCKETS_A_PIECE, |object| {
+                seen += 1;
+                visit(object);
+            });
+            pieces += 1;
+            if !more || seen >= OBJECTS_SAMPLED {
+                return if more { pieces as f64 / all as f64 } else { 1.0 };
+            }
+        }
     }
 }
 

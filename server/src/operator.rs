@@ -27,7 +27,6 @@ pub(crate) fn request(cache: &Cache, connection: &mut Connection, words: Keys<'_
                 connection.server().set_verbosity(level);
                 "OK"
             }
-            None if word(1).is_none() => "ERROR",
             None => BAD_FORMAT,
         },
         b"cache_memlimit" => resize(cache, number(word(1))),

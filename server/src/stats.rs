@@ -41,6 +41,35 @@ pub(crate) const ABSENT_KEYS: &[&str] = &[
     "slab_reassign_busy_nomem",
 ];
 
+/// Settings of memcached's machinery that is not here, at its defaults: monitoring reads them by name.
+const FIXED_SETTINGS: &[(&str, &str)] = &[
+    ("hot_lru_pct", "0"),
+    ("warm_lru_pct", "0"),
+    ("hot_max_factor", "0.00"),
+    ("warm_max_factor", "0.00"),
+    ("temporary_ttl", "0"),
+    ("lru_crawler_sleep", "0"),
+    ("lru_crawler_tocrawl", "0"),
+    ("read_buf_mem_limit", "0"),
+    ("slab_automove_ratio", "0.00"),
+    ("slab_automove_window", "0"),
+    ("slab_automove_freeratio", "0.000"),
+    ("slab_chunk_max", "0"),
+    ("worker_logbuf_size", "0"),
+];
+const FIXED_FLASH_SETTINGS: &[(&str, &str)] = &[
+    ("ext_item_size", "0"),
+    ("ext_item_age", "0"),
+    ("ext_low_ttl", "0"),
+    ("ext_recache_rate", "0"),
+    ("ext_wbuf_size", "0"),
+    ("ext_compact_under", "0"),
+    ("ext_drop_under", "0"),
+    ("ext_max_sleep", "0"),
+    ("ext_max_frag", "0.00"),
+    ("ext_drop_unread", "no"),
+];
+
 /// Answers `stats ARGUMENTS`.
 pub(crate) fn spell(server: &Server, cache: &Cache, arguments: &[u8], out: &mut Vec<u8>) {
     let mut words = arguments.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
@@ -176,6 +205,7 @@ fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         stat(out, "direct_reclaims", 0);
         stat(out, "lru_bumps_dropped", 0);
     }
+    extstore(server, cache, out);
 }
 
 /// CPU seconds of the process: user, system.
@@ -251,6 +281,14 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "ssl_ca_cert", options.tls_ca.as_deref().unwrap_or("NULL"));
     let version = if options.tls_min_version == 3 { "tlsv1.3" } else { "tlsv1.2" };
     stat(out, "ssl_min_version", version);
+    for (key, value) in FIXED_SETTINGS {
+        stat(out, key, value);
+    }
+    if config.flash.is_some() {
+        for (key, value) in FIXED_FLASH_SETTINGS {
+            stat(out, key, value);
+        }
+    }
     stat(out, "num_napi_ids", 0);
     stat(out, "memory_file", "(null)");
     stat(out, "client_flags_size", 4);
@@ -458,16 +496,39 @@ fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
 fn extstore(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let Some(flash) = cache.figures().flash else { return };
     let totals = server.sum(cache);
+    let used = flash.segments - flash.segments_free.min(flash.segments);
+    let used_bytes = used as u64 * flash.segment_bytes as u64;
+    let record_bytes = flash.ledger.record_bytes.checked_div(flash.ledger.records).unwrap_or(0);
+    let live_bytes = (flash.live as u64 * record_bytes).min(used_bytes);
     stat(out, "get_extstore", totals.get(Count::FlashHits));
+    stat(out, "get_aborted_extstore", 0);
+    stat(out, "get_oom_extstore", 0);
+    stat(out, "recache_from_extstore", totals.get(Count::Rescued));
+    stat(out, "miss_from_extstore", 0);
+    stat(out, "badcrc_from_extstore", flash.ledger.read_errors);
+    stat(out, "extstore_memory_pressure", "0.00");
+    stat(out, "extstore_compact_lost", 0);
+    stat(out, "extstore_compact_rescues", totals.get(Count::Rescued));
+    stat(out, "extstore_compact_resc_cold", 0);
+    stat(out, "extstore_compact_resc_old", 0);
+    stat(out, "extstore_compact_skipped", 0);
+    stat(out, "extstore_page_allocs", flash.ledger.segments_written);
+    stat(out, "extstore_page_evictions", flash.ledger.segments_recycled);
+    stat(out, "extstore_page_reclaims", 0);
     stat(out, "extstore_page_size", flash.segment_bytes);
     stat(out, "extstore_pages_free", flash.segments_free);
-    stat(out, "extstore_pages_used", flash.segments - flash.segments_free.min(flash.segments));
-    stat(out, "extstore_page_evictions", flash.ledger.segments_recycled);
-    stat(out, "extstore_objects_written", totals.get(Count::Demoted));
+    stat(out, "extstore_pages_used", used);
+    stat(out, "extstore_objects_evicted", flash.ledger.evicted);
     stat(out, "extstore_objects_read", totals.get(Count::FlashHits));
+    stat(out, "extstore_objects_written", totals.get(Count::Demoted));
     stat(out, "extstore_objects_used", flash.live);
+    stat(out, "extstore_bytes_evicted", 0);
     stat(out, "extstore_bytes_written", flash.ledger.written);
+    stat(out, "extstore_bytes_read", totals.get(Count::FlashHits) * record_bytes);
+    stat(out, "extstore_bytes_used", live_bytes);
+    stat(out, "extstore_bytes_fragmented", used_bytes - live_bytes);
     stat(out, "extstore_limit_maxbytes", flash.segments * flash.segment_bytes);
+    stat(out, "extstore_io_queue", 0);
 }
 
 fn predictor(cache: &Cache, out: &mut Vec<u8>) {

@@ -31,12 +31,15 @@ struct Current {
 
 impl Current {
     fn read(options: &Options) -> Result<Current> {
-        let with = |verify| read(options, verify, options.tls_ca.as_ref()).map(Arc::new);
         let vouching = options.tls_ca.as_ref().or(options.tls_chain.as_ref());
+        if options.tls_verify > 1 && options.tls_ca.is_none() {
+            bail!("-o ssl_verify_mode: name the authority with -o ssl_ca_cert=FILE");
+        }
+        let with = |verify| read(options, verify, vouching).map(Arc::new);
         Ok(Current {
             stated: with(options.tls_verify)?,
             basic: with(0)?,
-            mutual: Arc::new(read(options, 2, vouching)?),
+            mutual: with(2)?,
             since: Instant::now(),
         })
     }
