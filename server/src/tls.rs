@@ -36,12 +36,7 @@ impl Current {
             bail!("-o ssl_verify_mode: name the authority with -o ssl_ca_cert=FILE");
         }
         let with = |verify| read(options, verify, vouching).map(Arc::new);
-        Ok(Current {
-            stated: with(options.tls_verify)?,
-            basic: with(0)?,
-            mutual: with(2)?,
-            since: Instant::now(),
-        })
+        Ok(Current { stated: with(options.tls_verify)?, basic: with(0)?, mutual: with(2)?, since: Instant::now() })
     }
 }
 
