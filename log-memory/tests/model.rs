@@ -221,3 +221,39 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
     });
     assert!(hits > 100 && cleaned > 50, "hits {hits}, passes {cleaned}");
 }
+
+/// Whoever shares a hash by chance is told apart by the tenant and by the whole key (INV-OWN-KEY).
+#[test]
+fn objects_with_equal_hashes_are_told_apart() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(3)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    let hash = 0x1234_5678_9abc_def0;
+    let all: [(u16, &[u8]); 3] = [(1, b"key"), (2, b"key"), (1, b"kez")];
+    for (tenant, key) in all {
+        let turn = part.enter();
+        let value = [key, &tenant.to_le_bytes()].concat();
+        let object = NewObject {
+            tenant,
+            key,
+            value: &[&value],
+            client_flags: 0,
+            expiry: 0,
+            version: 1,
+            unique: None,
+            birth: 0,
+            access: Access::default(),
+            history: 0,
+            rescued: false,
+        };
+        let at = memory.append(&mut writer, hash, &object).unwrap();
+        assert!(memory.find(&turn, hash, tenant, key).is_none(), "nobody has stored it yet");
+        memory.publish(&turn, &memory.lock(hash), at, None);
+    }
+    let turn = part.enter();
+    for (tenant, key) in all {
+        let found = memory.find(&turn, hash, tenant, key).unwrap();
+        assert_eq!((found.tenant(), found.key()), (tenant, key));
+        assert_eq!(found.value().collect::<Vec<_>>().concat(), [key, &tenant.to_le_bytes()].concat());
+    }
+    assert!(memory.find(&turn, hash, 3, b"key").is_none() && memory.find(&turn, hash, 1, b"ke").is_none());
+}

@@ -139,7 +139,11 @@ pub struct Connection {
     skip: usize,
     /// Bytes of a get's keys that are answered already: long multigets are answered in parts.
     answered: usize,
+    /// Output that is complete, behind what is under way.
     ready: Vec<u8>,
+    /// Output under way: it stays where it is until all of it is sent.
+    leaving: Vec<u8>,
+    /// Bytes of it that are sent.
     sent: usize,
     behind: VecDeque<Chunk>,
     next_slot: Slot,
@@ -175,6 +179,7 @@ impl Connection {
             skip: 0,
             answered: 0,
             ready: Vec::new(),
+            leaving: Vec::new(),
             sent: 0,
             behind: VecDeque::new(),
             next_slot: 1,
@@ -411,7 +416,7 @@ impl Connection {
     /// Takes what a watcher is told into the output.
     pub fn pump(&mut self) {
         if let Some(watcher) = &self.watcher
-            && self.output_bytes() == 0
+            && self.unsent() == 0
         {
             let lines = watcher.take();
             self.out().extend_from_slice(lines.as_bytes());
@@ -463,9 +468,9 @@ impl Connection {
         if self.server.config.cas { unique } else { 0 }
     }
 
-    /// Whether anything waits to be sent.
+    /// Whether replies to earlier requests have not even begun to leave.
     pub(crate) fn has_output(&self) -> bool {
-        self.output_bytes() > 0 || !self.behind.is_empty()
+        !self.ready.is_empty() || !self.behind.is_empty()
     }
 
     fn serve_store(
@@ -663,7 +668,7 @@ impl Connection {
 
     fn output_bytes(&self) -> usize {
         let behind = self.behind.iter().map(|chunk| if let Chunk::Ready(bytes) = chunk { bytes.len() } else { 0 });
-        self.ready.len() - self.sent + behind.sum::<usize>()
+        self.unsent() + behind.sum::<usize>()
     }
 
     /// Asks for memory for `bytes` more of output. False: memory is short, try again later.
@@ -698,19 +703,28 @@ impl Connection {
         release(cache, &mut self.held_out, 0);
     }
 
-    /// Bytes that can be sent now.
-    pub fn output(&self) -> &[u8] {
-        &self.ready[self.sent..]
+    /// Bytes that can be sent now. They stay at their place in memory until all of them are [sent](Connection::note_sent),
+    /// whatever is served meanwhile.
+    pub fn output(&mut self) -> &[u8] {
+        if self.leaving.is_empty() {
+            std::mem::swap(&mut self.leaving, &mut self.ready);
+        }
+        &self.leaving[self.sent..]
     }
 
-    /// So many of them were sent.
+    /// How many bytes can be sent now, or are being sent.
+    pub fn unsent(&self) -> usize {
+        self.ready.len() + self.leaving.len() - self.sent
+    }
+
+    /// So many of the bytes that [`Connection::output`] returned were sent.
     pub fn note_sent(&mut self, bytes: usize) {
         self.sent += bytes;
-        if self.sent == self.ready.len() {
+        if self.sent == self.leaving.len() {
             self.sent = 0;
-            self.ready.clear();
-            if self.ready.capacity() > FREE_BYTES {
-                self.ready = Vec::new();
+            self.leaving.clear();
+            if self.leaving.capacity() > FREE_BYTES {
+                self.leaving = Vec::new();
             }
         }
     }

@@ -78,6 +78,11 @@ mod tests {
         contest(&mut all, 3_000, |_| kept += 1);
         assert_eq!(kept, 30);
         assert!(all[0].candidates.is_empty(), "all ten stay, though the other's need is higher later");
+        // so it is with the lower need of the two
+        let mut all = [contestant(1_500, 2_600, 2_600, 10), contestant(1_000, 500, 60_000, 50)];
+        assert!(all[0].balance.need() < all[1].balance.need());
+        contest(&mut all, 2_000, |_| {});
+        assert!(all[0].candidates.is_empty());
     }
 
     #[test]

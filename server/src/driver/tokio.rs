@@ -117,10 +117,10 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
     let mut active = Instant::now();
     loop {
         context.serve(connection, &arrived);
-        if !connection.can_go_on() || connection.output().len() >= SEND_BYTES {
+        if !connection.can_go_on() || connection.unsent() >= SEND_BYTES {
             send(context, wire, connection)?;
         }
-        if connection.is_closing() && connection.output().is_empty() && !wire.wants_write() {
+        if connection.is_closing() && connection.unsent() == 0 && !wire.wants_write() {
             return Ok(());
         }
         if connection.can_go_on() {
@@ -130,7 +130,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
         tokio::select! {
             biased;
             Some(arrival) = arrivals.recv(), if connection.reads() > 0 => context.complete(connection, arrival),
-            writable = wire.writable(), if !connection.output().is_empty() || wire.wants_write() => writable?,
+            writable = wire.writable(), if connection.unsent() > 0 || wire.wants_write() => writable?,
             readable = wire.readable(), if connection.wants_input() => {
                 readable?;
                 active = Instant::now();
@@ -187,7 +187,7 @@ fn send(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::
         let bytes = wire.send(connection.output())?;
         context.parts.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
         connection.note_sent(bytes);
-        if bytes == 0 || connection.output().is_empty() {
+        if bytes == 0 || connection.unsent() == 0 {
             return Ok(());
         }
     }

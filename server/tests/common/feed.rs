@@ -72,13 +72,13 @@ impl Arena {
         for turn in 0.. {
             assert!(turn < TURNS_MAX, "a session does not come to rest");
             connection.serve(&self.cache, &mut self.worker);
-            let output = connection.output();
-            assert!(output.len() <= OUTPUT_BYTES_MAX, "{} bytes of output wait", output.len());
+            assert!(connection.unsent() <= OUTPUT_BYTES_MAX, "{} bytes of output wait", connection.unsent());
             if connection.is_watching() {
                 connection.pump();
             }
-            let sent = connection.output().len();
-            answered.extend_from_slice(connection.output());
+            let output = connection.output();
+            let sent = output.len();
+            answered.extend_from_slice(output);
             connection.note_sent(sent);
             let wanted = connection.take_wanted();
             let reads = !wanted.is_empty();

@@ -1,0 +1,146 @@
+//! The ring of requests to the kernel, as this driver uses it. Every pointer that is handed to the kernel passes through here.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::buffers::{Buffers, GROUP};
+
+/// Requests that can be prepared between two submissions; more are submitted in between.
+const ENTRIES: u32 = 1024;
+/// Answers that can wait. What does not fit is kept by the kernel (NODROP).
+const ANSWERS: u32 = 4096;
+
+/// What came back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// What was asked with.
+    pub(super) token: u64,
+    /// Bytes, or a negative error number.
+    pub(super) result: i32,
+    /// The buffer that was filled.
+    pub(super) buffer: Option<u16>,
+    /// Whether more answers to the same request will come.
+    pub(super) more: bool,
+}
+
+/// A ring with its receive buffers.
+pub(super) struct Ring {
+    // dropped before the buffers: the kernel writes to them until then
+    ring: IoUring,
+    pub(super) buffers: Buffers,
+}
+
+impl Ring {
+    /// Sets one up; an error says that this kernel, or a rule about system calls, does not allow what we need.
+    pub(super) fn new() -> io::Result<Ring> {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(ANSWERS).setup_clamp().setup_single_issuer();
+        builder.setup_coop_taskrun().setup_taskrun_flag().setup_defer_taskrun();
+        let ring: IoUring = builder.build(ENTRIES)?;
+        if !ring.params().is_feature_nodrop() || !ring.params().is_feature_ext_arg() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is too old"));
+        }
+        let mut probe = io_uring::Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [opcode::RecvMulti::CODE, opcode::Send::CODE, opcode::Read::CODE, opcode::AsyncCancel::CODE];
+        if !needed.iter().all(|code| probe.is_supported(*code)) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring lacks an operation"));
+        }
+        let buffers = Buffers::register(&ring.submitter())?;
+        Ok(Ring { ring, buffers })
+    }
+
+    /// # Safety
+    /// What the entry points to stays where it is, and is touched by nobody else, until its last answer.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: the caller's promise.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.ring.submit()?;
+        }
+    }
+
+    /// Receives into the provided buffers, again and again, until an answer says that no more comes.
+    pub(super) fn receive(&mut self, socket: RawFd, token: u64) -> io::Result<()> {
+        let entry = opcode::RecvMulti::new(Fd(socket), GROUP).build().user_data(token);
+        // SAFETY: it points to nothing of ours: the buffers are registered and live as long as the ring.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Asks for one more answer to what was asked with `other`, its last.
+    pub(super) fn cancel(&mut self, other: u64, token: u64) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(other).build().user_data(token);
+        // SAFETY: it points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Sends all of `bytes`, in as many pieces as it takes.
+    ///
+    /// # Safety
+    /// `bytes` stay where they are, unchanged, until the answer.
+    pub(super) unsafe fn send(&mut self, socket: RawFd, bytes: &[u8], token: u64) -> io::Result<()> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let send = opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL);
+        // SAFETY: the caller's promise.
+        unsafe { self.push(&send.build().user_data(token)) }
+    }
+
+    /// Fills `bytes` from a file.
+    ///
+    /// # Safety
+    /// `bytes` stay where they are and are touched by nobody until the answer.
+    pub(super) unsafe fn read(&mut self, file: RawFd, at: u64, bytes: &mut [u8], token: u64) -> io::Result<()> {
+        let len = u32::try_from(bytes.len()).expect("a read is smaller than 4 GiB");
+        let entry = opcode::Read::new(Fd(file), bytes.as_mut_ptr(), len).offset(at).build().user_data(token);
+        // SAFETY: the caller's promise.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Submits what was prepared, and waits for an answer: not at all, for so long, or until there is one.
+    pub(super) fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        let submitted = match wait {
+            Wait::No => submitter.submit(),
+            Wait::Ever => submitter.submit_and_wait(1),
+            Wait::For(time) => {
+                let time = Timespec::from(time);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&time))
+            }
+        };
+        match submitted {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // time is over, a signal came, or answers have to be taken first
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes the answers that are there.
+    pub(super) fn take_answers(&mut self, answers: &mut Vec<Answer>) {
+        answers.extend(self.ring.completion().map(|entry| Answer {
+            token: entry.user_data(),
+            result: entry.result(),
+            buffer: cqueue::buffer_select(entry.flags()),
+            more: cqueue::more(entry.flags()),
+        }));
+    }
+}
+
+/// How long a submission waits for an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// Not at all.
+    No,
+    /// At most so long.
+    For(Duration),
+    /// Until there is one.
+    Ever,
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Breaks each invariant of ARCHITECTURE.md on purpose, in a copy of the sources, and sees that the tests named for it fail.
+
+usage: tests/break-invariants.py [INV-NAME ...]
+Takes about ten minutes. Exits 1 if a break goes unnoticed.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Invariant, file, what stands there, what is put in its place, and the test that has to fail (arguments of cargo test).
+BREAKS = [
+    ("INV-FRESH", "cache/src/write.rs", "        if let Some(flash) = &self.flash {\n            flash.hide(hash, tenant, writing.key);\n        }", "", "-p cache --test model"),
+    ("INV-OWN-KEY", "log-memory/src/lib.rs", "object.tenant() == tenant && object.key() == key", "object.tenant() == tenant", "-p log-memory --test model"),
+    ("INV-ONE-PLACE", "cache/src/step/fate.rs", "if loser != Loser::Kept {", "if loser == Loser::Dropped {", "-p cache"),
+    ("INV-GRACE", "log-memory/src/grace.rs", "self.slots.iter().all(|slot| slot.load(Ordering::SeqCst) >= stamp)", "stamp > 0", "-p log-memory"),
+    ("INV-ORDER", "server/src/session.rs", "        if self.behind.is_empty() {\n            return &mut self.ready;\n        }", "        if self.reads < usize::MAX {\n            return &mut self.ready;\n        }", "-p server --test invariants"),
+    ("INV-MEMORY", "server/src/session.rs", "        if !cache.receive(wanted - *held) {\n            return false;\n        }\n        *held = wanted;", "        let _ = cache;", "-p server --test memory"),
+    ("INV-RESERVED", "tenants/src/contest.rs", "(self.within.cmp(&other.within))\n            .then(self.need.total_cmp(&other.need))", "(self.need.total_cmp(&other.need))", "-p tenants"),
+    ("INV-SUM", "tenants/src/arbiter.rs", "tenants[winner as usize].account.grant(CREDIT_BYTES);", "", "-p tenants"),
+    ("INV-WHOLE", "flash-store/src/format.rs", "claimed == digest as u32", "claimed == digest as u32 || digest != 0", "-p flash-store"),
+    ("INV-BOUNDED", "predictor/src/sample.rs", "            self.samples.pop_front();\n", "", "-p predictor"),
+    ("INV-CONTAINED", "protocol/src/text.rs", "    if row[0].len() > KEY_BYTES_MAX {", "    assert!(row[0].len() <= KEY_BYTES_MAX, \"a key is too long\");\n    if row[0].len() > KEY_BYTES_MAX {", "-p server --test fuzz_corpus"),
+]
+
+
+def main():
+    wanted = sys.argv[1:]
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = pathlib.Path(scratch) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("target", "results", ".git"))
+        for name, file, old, new, test in BREAKS:
+            if wanted and name not in wanted:
+                continue
+            path = copy / file
+            text = path.read_text()
+            if text.count(old) != 1:
+                sys.exit(f"{name}: {file} has changed: look at BREAKS")
+            path.write_text(text.replace(old, new))
+            command = ["cargo", "test", "--locked", "--target-dir", ROOT / "target/broken", *test.split()]
+            try:
+                run = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=600)
+                output, failed = run.stdout + run.stderr, run.returncode != 0
+            except subprocess.TimeoutExpired:
+                output, failed = "did not end", True
+            if "error: could not compile" in output:
+                sys.exit(f"{name}: the break does not compile:\n{output[-2000:]}")
+            seen = sorted({line.split()[1] for line in output.splitlines() if line.startswith("test ") and line.endswith("FAILED")})
+            print(f"{name:14} {'noticed by ' + ', '.join(seen) if failed else 'NOT NOTICED'}", flush=True)
+            if not failed:
+                unnoticed.append(name)
+            path.write_text(text)
+    sys.exit(1 if unnoticed else 0)
+
+
+if __name__ == "__main__":
+    main()
