@@ -2,7 +2,7 @@
 """Runs memcached's own test suite (t/*.t of the newest source package) against flashare; prints passed and failed by file.
 
 usage: tests/memcached-suite.py [-v] [FILE.t ...]       all but the files that are left out, or those named
-Exits 1 if anything fails. Installs perl and its TLS module where they are missing; fetches memcached's sources by benches/peers/memcached.sh.
+FLASHARE_IO=tokio runs it with that driver. Exits 1 if anything fails. Installs perl and its TLS module where they are missing; fetches memcached's sources by benches/peers/memcached.sh.
 """
 
 import concurrent.futures
@@ -67,7 +67,8 @@ def prepare():
         test.write_text(text.replace(old, new))
     shutil.copy(ROOT / "target/debugtime/release/flashare", WORK / "flashare")
     wrapper = WORK / "memcached-debug"
-    wrapper.write_text(f'#!/bin/sh\nexec "{WORK}/flashare" --no-flash "$@"\n')
+    driver = os.environ.get("FLASHARE_IO", "auto")
+    wrapper.write_text(f'#!/bin/sh\nexec "{WORK}/flashare" --io {driver} --no-flash "$@"\n')
     wrapper.chmod(0o755)
     shutil.copy(wrapper, WORK / "memcached")
     # memcached's own helper stops a command after so many seconds; coreutils has one that does

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, TenantSpec};
 use serde::Deserialize;
 
+use crate::driver::Driver;
 use crate::flags::Flags;
 use crate::options::Options;
 
@@ -80,6 +81,8 @@ pub struct Config {
     pub udp_port: Option<u16>,
     /// Unix socket to listen on, with its mode, instead of the network.
     pub unix_socket: Option<(PathBuf, u32)>,
+    /// What moves bytes.
+    pub driver: Driver,
     /// Connections that may wait to be accepted.
     pub backlog: i32,
     /// What is spoken where an address does not say.
@@ -273,6 +276,7 @@ impl Config {
             udp_port: port(flags.udp_port),
             unix_socket: flags.unix_socket.clone().map(|path| (path, mode)),
             backlog: flags.backlog,
+            driver: flags.io.parse().map_err(anyhow::Error::msg).context("--io")?,
             dialect,
             requests_a_turn: flags.requests_a_turn,
             shutdown: flags.shutdown,

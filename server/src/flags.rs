@@ -131,6 +131,9 @@ pub struct Flags {
     /// File or block device to keep warm data on, and how much of it to use
     #[arg(long, value_name = "PATH:SIZE", help_heading = OURS)]
     pub flash: Option<String>,
+    /// How bytes are moved: uring, tokio, or auto, which is uring where the kernel allows it
+    #[arg(long, value_name = "DRIVER", default_value = "auto", help_heading = OURS)]
+    pub io: String,
     /// DRAM only
     #[arg(long, conflicts_with = "flash", help_heading = OURS)]
     pub no_flash: bool,

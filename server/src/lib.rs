@@ -1,6 +1,6 @@
 //! The server: flags, configuration, sessions, drivers, stats. Glue: nothing here decides what stays in the cache.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod auth;
 mod background;
@@ -14,6 +14,7 @@ mod listen;
 mod meta;
 mod operator;
 mod options;
+mod output;
 mod serve;
 mod session;
 mod shared;
@@ -23,6 +24,7 @@ mod tls;
 mod watch;
 
 pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_size, parse_tenants, read_tenants};
+pub use driver::Driver;
 pub use flags::Flags;
 pub use lifecycle::{Running, start};
 pub use session::{Arrival, Connection, Slot, Wanted};

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt};
-use crate::driver::{FlashReads, Worker, WorkerParts};
+use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
 use crate::shared::Server;
 
@@ -27,6 +27,7 @@ pub struct Running {
     acceptors: Vec<(JoinHandle<()>, Arc<Listening>)>,
     socket_file: Option<PathBuf>,
     workers: Vec<Worker>,
+    datagrams: Option<Worker>,
     background: Background,
 }
 
@@ -70,22 +71,27 @@ pub fn start(mut config: Config) -> Result<Running> {
         let segments = (flash.bytes / segment_bytes.max(1) as u64) as u32;
         device.write(0, &[cache::superblock(segment_bytes, segments)]).context("writing to flash")?;
     }
-    let server = Arc::new(Server::new(config)?);
+    let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
+    let server = Arc::new(Server::new(config, driver)?);
     cache.advance(server.now());
     let background = Background::start(&server, &cache, device.clone())?;
-    let reads = device.as_ref().map(FlashReads::start).transpose()?.map(Arc::new);
     let (stop, stopped) = watch::channel(false);
-    let mut udp = bind_udp(&server)?;
-    let mut parts = || WorkerParts {
+    let udp = bind_udp(&server)?;
+    let has_tokio = driver == Driver::Tokio || udp.is_some();
+    let reads = device.as_ref().filter(|_| has_tokio).map(FlashReads::start).transpose()?.map(Arc::new);
+    let parts = |udp| WorkerParts {
         server: Arc::clone(&server),
         cache: Arc::clone(&cache),
         reads: reads.clone(),
+        device: device.clone(),
         cleaner: background.waker(),
         stop: stopped.clone(),
-        udp: udp.take(),
+        udp,
     };
-    let workers =
-        (0..server.config.threads).map(|number| Worker::start(number, parts())).collect::<std::io::Result<Vec<_>>>()?;
+    let start = |number| driver.start(number, parts(None));
+    let workers = (0..server.config.threads).map(start).collect::<std::io::Result<Vec<_>>>()?;
+    // datagrams have a worker of their own, with the portable driver
+    let datagrams = udp.map(|udp| Driver::Tokio.start(server.config.threads, parts(Some(udp)))).transpose()?;
     let socket_file = server.config.unix_socket.as_ref().map(|(path, _)| path.clone());
     let mut running = Running {
         port: 0,
@@ -96,6 +102,7 @@ pub fn start(mut config: Config) -> Result<Running> {
         acceptors: Vec::new(),
         socket_file,
         workers,
+        datagrams,
         background,
     };
     running.listen_everywhere(&server)?;
@@ -130,7 +137,7 @@ impl Running {
 
     fn listen(&mut self, server: &Arc<Server>, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
         let listening = Arc::new(listening);
-        let workers = self.workers.iter().map(|worker| worker.accepted.clone()).collect();
+        let workers = self.workers.iter().map(|worker| worker.handover.clone()).collect();
         let acceptor = Acceptor::new(server, &listening, Arc::clone(&self.stopping), workers, tenant, at);
         let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
         self.acceptors.push((thread, listening));
@@ -159,8 +166,9 @@ impl Running {
             let _ = thread.join();
         }
         let _ = self.stop.send(true);
-        for worker in self.workers {
-            drop(worker.accepted);
+        for worker in self.workers.into_iter().chain(self.datagrams) {
+            worker.handover.wake();
+            drop(worker.handover);
             let _ = worker.thread.join();
         }
         self.background.stop();

@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::{Dialect, ListenAt, Security};
-use crate::driver::{Accepted, Incoming, UdpListener};
+use crate::driver::{Accepted, Handover, Incoming, UdpListener};
 use crate::session::Arrival;
 use crate::shared::{Peer, Server};
 
@@ -132,7 +131,7 @@ pub(crate) struct Acceptor {
     server: Arc<Server>,
     listening: Arc<Listening>,
     stopping: Arc<AtomicBool>,
-    workers: Vec<UnboundedSender<Incoming>>,
+    workers: Vec<Handover>,
     next: AtomicUsize,
     tenant: Option<u16>,
     dialect: Dialect,
@@ -144,7 +143,7 @@ impl Acceptor {
         server: &Arc<Server>,
         listening: &Arc<Listening>,
         stopping: Arc<AtomicBool>,
-        workers: Vec<UnboundedSender<Incoming>>,
+        workers: Vec<Handover>,
         tenant: Option<u16>,
         at: &ListenAt,
     ) -> Acceptor {
@@ -209,7 +208,7 @@ impl Acceptor {
         server.peers.lock().insert(peer.id, Arc::clone(&peer));
         let arrival = Arrival { tenant: self.tenant, dialect: self.dialect, peer: Some(peer) };
         let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        if self.workers[worker].send(Incoming { socket, arrival, tls }).is_err() {
+        if !self.workers[worker].give(Incoming { socket, arrival, tls }) {
             server.connections.fetch_sub(1, Ordering::Relaxed); // stopping
         }
     }

@@ -20,6 +20,7 @@ use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
 use crate::config::Dialect;
+use crate::output::Output;
 use crate::serve::{self, Served, Short};
 use crate::shared::{Doing, Peer, Server};
 use crate::watch::{Watcher, escaped};
@@ -139,12 +140,8 @@ pub struct Connection {
     skip: usize,
     /// Bytes of a get's keys that are answered already: long multigets are answered in parts.
     answered: usize,
-    /// Output that is complete, behind what is under way.
-    ready: Vec<u8>,
-    /// Output under way: it stays where it is until all of it is sent.
-    leaving: Vec<u8>,
-    /// Bytes of it that are sent.
-    sent: usize,
+    /// Output that is complete.
+    output: Output,
     behind: VecDeque<Chunk>,
     next_slot: Slot,
     reads: usize,
@@ -178,9 +175,7 @@ impl Connection {
             used: 0,
             skip: 0,
             answered: 0,
-            ready: Vec::new(),
-            leaving: Vec::new(),
-            sent: 0,
+            output: Output::default(),
             behind: VecDeque::new(),
             next_slot: 1,
             reads: 0,
@@ -470,7 +465,7 @@ impl Connection {
 
     /// Whether replies to earlier requests have not even begun to leave.
     pub(crate) fn has_output(&self) -> bool {
-        !self.ready.is_empty() || !self.behind.is_empty()
+        self.output.has_more() || !self.behind.is_empty()
     }
 
     fn serve_store(
@@ -628,14 +623,14 @@ impl Connection {
     fn advance_output(&mut self) {
         while let Some(Chunk::Ready(_)) = self.behind.front() {
             let Some(Chunk::Ready(bytes)) = self.behind.pop_front() else { unreachable!("looked at above") };
-            self.ready.extend_from_slice(&bytes);
+            self.output.ready().extend_from_slice(&bytes);
         }
     }
 
     /// Where replies are spelled: behind everything that was answered before.
     pub(crate) fn out(&mut self) -> &mut Vec<u8> {
         if self.behind.is_empty() {
-            return &mut self.ready;
+            return self.output.ready();
         }
         if !matches!(self.behind.back(), Some(Chunk::Ready(_))) {
             self.behind.push_back(Chunk::Ready(Vec::new()));
@@ -703,30 +698,20 @@ impl Connection {
         release(cache, &mut self.held_out, 0);
     }
 
-    /// Bytes that can be sent now. They stay at their place in memory until all of them are [sent](Connection::note_sent),
-    /// whatever is served meanwhile.
+    /// Bytes that can be sent now. They stay at their place in memory, unchanged, until all of them are
+    /// [sent](Connection::note_sent), whatever is served meanwhile.
     pub fn output(&mut self) -> &[u8] {
-        if self.leaving.is_empty() {
-            std::mem::swap(&mut self.leaving, &mut self.ready);
-        }
-        &self.leaving[self.sent..]
+        self.output.leaving()
     }
 
     /// How many bytes can be sent now, or are being sent.
     pub fn unsent(&self) -> usize {
-        self.ready.len() + self.leaving.len() - self.sent
+        self.output.unsent()
     }
 
     /// So many of the bytes that [`Connection::output`] returned were sent.
     pub fn note_sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.sent == self.leaving.len() {
-            self.sent = 0;
-            self.leaving.clear();
-            if self.leaving.capacity() > FREE_BYTES {
-                self.leaving = Vec::new();
-            }
-        }
+        self.output.note_sent(bytes);
     }
 
     /// Reads to perform.
@@ -757,6 +742,16 @@ impl Connection {
     /// Whether there is input that could be served now that output was sent.
     pub fn can_go_on(&self) -> bool {
         self.limited && self.wants_input()
+    }
+
+    /// Nothing more is served: what came was no TLS, or the like.
+    pub(crate) fn close(&mut self) {
+        (self.closing, self.hopeless) = (true, true);
+    }
+
+    /// Whether nothing is left to serve or to send.
+    pub(crate) fn is_drained(&self) -> bool {
+        !self.limited && self.reads == 0 && self.unsent() == 0
     }
 
     /// Whether it is over: close it once the output is sent.

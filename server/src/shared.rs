@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::auth::Credentials;
 use crate::config::Config;
 use crate::detail::Details;
+use crate::driver::Driver;
 use crate::tls::Tls;
 use crate::watch::Watchers;
 
@@ -113,7 +114,7 @@ pub struct Server {
 
 impl Server {
     /// A server that has just been started. Reads the files of users and certificates that its settings name.
-    pub fn new(config: Config) -> Result<Server> {
+    pub fn new(config: Config, driver: Driver) -> Result<Server> {
         let credentials = config.auth_file.as_deref().map(Credentials::read).transpose()?.map(RwLock::new);
         let tls = config.tls.then(|| Tls::load(&config.options)).transpose()?;
         Ok(Server {
@@ -139,7 +140,7 @@ impl Server {
             credentials,
             tls,
             tls_errors: AtomicU64::new(0),
-            driver: "tokio",
+            driver: driver.name(),
             time: Time::default(),
             baseline: Mutex::default(),
         })

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -104,6 +105,10 @@ impl Device for FileDevice {
 
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
         self.file.write_all_at(bytemuck::cast_slice(pages), at)
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.file.as_raw_fd())
     }
 
     fn bytes(&self) -> u64 {

@@ -4,6 +4,7 @@ mod file;
 mod memory;
 
 use std::io;
+use std::os::fd::RawFd;
 
 pub use file::{FileDevice, OpenError};
 pub use memory::MemoryDevice;
@@ -16,6 +17,10 @@ pub trait Device: Send + Sync {
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()>;
     /// Writes `pages` at byte offset `at`.
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()>;
+    /// The descriptor that it reads from, for drivers that read by themselves; None if it has none.
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
     /// Bytes that it holds.
     fn bytes(&self) -> u64;
 }

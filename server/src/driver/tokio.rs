@@ -5,20 +5,15 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use cache::Cache;
-use rustls::ServerConnection;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
 
-use super::FlashReads;
 use super::flash_reads::Arrived;
 use super::udp::{self, UdpListener};
-use super::wire::{Accepted, Received, Wire};
-use crate::session::{Arrival, Connection};
-use crate::shared::Server;
+use super::wire::{Received, Wire};
+use super::{Handover, Incoming, Worker, WorkerParts};
+use crate::session::Connection;
 
 /// Bytes that are received at once.
 const RECEIVE_BYTES: usize = 64 << 10;
@@ -29,48 +24,24 @@ const WATCH_SLEEP: Duration = Duration::from_millis(10);
 /// Output that is sent before the next requests of a long pipeline are begun.
 const SEND_BYTES: usize = 16 << 10;
 
-/// A connection on its way to its worker.
-pub(crate) struct Incoming {
-    pub(crate) socket: Accepted,
-    pub(crate) arrival: Arrival,
-    pub(crate) tls: Option<ServerConnection>,
-}
-
-/// What a worker works with.
-pub(crate) struct WorkerParts {
-    pub(crate) server: Arc<Server>,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) reads: Option<Arc<FlashReads>>,
-    pub(crate) cleaner: Thread,
-    pub(crate) stop: watch::Receiver<bool>,
-    pub(crate) udp: Option<UdpListener>,
-}
-
-/// A worker thread and the way to hand it connections.
-pub(crate) struct Worker {
-    pub(crate) accepted: UnboundedSender<Incoming>,
-    pub(crate) thread: JoinHandle<()>,
-}
-
 pub(super) struct Context {
     pub(super) parts: WorkerParts,
     worker: RefCell<cache::Worker>,
     scratch: RefCell<Vec<u8>>,
 }
 
-impl Worker {
-    pub(crate) fn start(number: usize, mut parts: WorkerParts) -> io::Result<Worker> {
-        let (accepted, incoming) = unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let worker = RefCell::new(parts.cache.worker());
-            let scratch = RefCell::new(vec![0; RECEIVE_BYTES]);
-            let udp = parts.udp.take();
-            let context = Rc::new(Context { parts, worker, scratch });
-            runtime.block_on(tokio::task::LocalSet::new().run_until(work(context, incoming, udp)));
-        })?;
-        Ok(Worker { accepted, thread })
-    }
+/// Starts a worker.
+pub(crate) fn start(number: usize, mut parts: WorkerParts) -> io::Result<Worker> {
+    let (accepted, incoming) = unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let worker = RefCell::new(parts.cache.worker());
+        let scratch = RefCell::new(vec![0; RECEIVE_BYTES]);
+        let udp = parts.udp.take();
+        let context = Rc::new(Context { parts, worker, scratch });
+        runtime.block_on(tokio::task::LocalSet::new().run_until(work(context, incoming, udp)));
+    })?;
+    Ok(Worker { handover: Handover::Tokio(accepted), thread })
 }
 
 async fn work(context: Rc<Context>, mut incoming: UnboundedReceiver<Incoming>, udp: Option<UdpListener>) {

@@ -1,8 +1,8 @@
 //! A client's socket, TCP or Unix, in the clear or under TLS.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream as StdTcpStream;
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 use rustls::ServerConnection;
@@ -21,6 +21,40 @@ impl Accepted {
             Accepted::Tcp(stream) => stream.as_raw_fd() as u64,
             Accepted::Unix(stream) => stream.as_raw_fd() as u64,
         }
+    }
+}
+
+impl AsRawFd for Accepted {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Accepted::Tcp(stream) => stream.as_raw_fd(),
+            Accepted::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+impl Accepted {
+    /// Makes small replies leave at once.
+    pub(crate) fn set_up(&self) {
+        if let Accepted::Tcp(stream) = self {
+            let _ = stream.set_nodelay(true); // a socket that is gone already says so when it is read
+        }
+    }
+
+    /// Ends it in both directions; what waits for it is answered.
+    pub(crate) fn shut_down(&self) {
+        let _ = match self {
+            Accepted::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Accepted::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    /// Sends as much as goes without waiting.
+    pub(crate) fn send_at_once(&mut self, bytes: &[u8]) {
+        let _ = match self {
+            Accepted::Tcp(stream) => stream.set_nonblocking(true).and_then(|()| stream.write(bytes)),
+            Accepted::Unix(stream) => stream.set_nonblocking(true).and_then(|()| stream.write(bytes)),
+        };
     }
 }
 

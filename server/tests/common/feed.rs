@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cache::{Cache, Device, MemoryDevice, Page};
 use clap::Parser;
-use server::{Arrival, Config, Connection, Dialect, Flags, Server, Wanted};
+use server::{Arrival, Config, Connection, Dialect, Driver, Flags, Server, Wanted};
 
 const FLASH_BYTES: u64 = 16 << 20;
 /// Output that waits at most: what is begun below the limit may add one large value, or a table of stats.
@@ -32,7 +32,7 @@ impl Arena {
         let cache = Arc::new(Cache::new(settings).unwrap());
         cache.advance(1_000_000);
         let (background, worker) = (cache.background(), cache.worker());
-        let server = Arc::new(Server::new(config).unwrap());
+        let server = Arc::new(Server::new(config, Driver::Tokio).unwrap());
         Arena { cache, server, device: MemoryDevice::new(FLASH_BYTES), background, worker }
     }
 

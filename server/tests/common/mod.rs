@@ -19,7 +19,9 @@ impl Server {
     pub fn start(flash_mib: u64, flags: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let flash = format!("{}:{flash_mib}MiB", folder.path().join("test.flash").display());
-        let mut all = vec!["flashare", "-p", "-1", "-t", "2"];
+        // CI runs these tests once with each driver
+        let driver = std::env::var("FLASHARE_IO").unwrap_or_else(|_| "auto".to_owned());
+        let mut all = vec!["flashare", "-p", "-1", "-t", "2", "--io", &driver];
         if flash_mib == 0 {
             all.push("--no-flash");
         } else {

@@ -1,0 +1,480 @@
+//! The io_uring driver: one ring a worker for its sockets and its flash reads.
+//!
+//! A round is one system call: it hands over the sends and reads that the last round prepared and takes what has come back.
+//! Then every connection that something came for is served once. Receives are *multishot*: asked for once, answered for as
+//! long as bytes come, into buffers that all connections share. A connection that wants no more input has its receive
+//! cancelled, so what it holds is bounded (INV-BOUNDED).
+//!
+//! What is handed to the kernel must stay in place until it is answered: output by [`Connection::output`]'s promise, pages in
+//! the table of reads, buffers in their ring. A connection is forgotten only when nothing of it is under way.
+
+#![allow(unsafe_code, reason = "memory is lent to the kernel")]
+
+mod buffers;
+mod ring;
+mod table;
+mod tls;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cache::{FlashRead, Page};
+use crossbeam_channel::{Receiver, unbounded};
+use nix::sys::eventfd::EventFd;
+
+use super::wire::Accepted;
+use super::{Handover, Incoming, Worker, WorkerParts};
+use crate::session::{Connection, Slot};
+use crate::shared::Peer;
+use ring::{Answer, Ring, Wait};
+use table::Table;
+use tls::Tls;
+
+/// Output that is sent before the next requests of a long pipeline are begun.
+const SEND_BYTES: usize = 16 << 10;
+/// How long a connection that found no memory waits before it tries again.
+const STALL: Duration = Duration::from_micros(500);
+/// How often watching connections look for lines.
+const WATCH: Duration = Duration::from_millis(10);
+/// How often idle connections are looked for.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a request to the kernel was about: the lowest bits of its token; the rest names whose it is.
+const WAKE: u64 = 0;
+const RECEIVE: u64 = 1;
+const SEND: u64 = 2;
+const READ: u64 = 3;
+const CANCEL: u64 = 4;
+const KINDS: u64 = 8;
+
+/// Whether this machine lets us use a ring as we need it.
+pub(crate) fn probe() -> io::Result<()> {
+    // an own thread: a ring belongs to the thread that has made it
+    std::thread::spawn(|| Ring::new().map(drop)).join().map_err(|_| io::Error::other("the probe has failed"))?
+}
+
+struct Client {
+    socket: Accepted,
+    connection: Connection,
+    tls: Option<Box<Tls>>,
+    peer: Option<Arc<Peer>>,
+    active: Instant,
+    /// A receive is under way.
+    receiving: bool,
+    /// Its cancellation is.
+    cancelling: bool,
+    /// A send is under way.
+    sending: bool,
+    /// It is in the list of those to serve.
+    listed: bool,
+    /// The other side has ended, or the connection broke: nothing more is served, received or sent.
+    over: bool,
+}
+
+impl Client {
+    /// What goes to the socket next.
+    fn leaving(&mut self) -> &[u8] {
+        match &mut self.tls {
+            Some(tls) => tls.sealed.leaving(),
+            None => self.connection.output(),
+        }
+    }
+
+    fn unsent(&self) -> usize {
+        self.connection.unsent() + self.tls.as_ref().map_or(0, |tls| tls.sealed.unsent())
+    }
+
+    fn note_sent(&mut self, bytes: usize) {
+        match &mut self.tls {
+            Some(tls) => tls.sealed.note_sent(bytes),
+            None => self.connection.note_sent(bytes),
+        }
+    }
+}
+
+struct Reading {
+    client: u64,
+    slot: Slot,
+    read: FlashRead,
+    pages: Vec<Page>,
+}
+
+struct Uring {
+    ring: Ring,
+    parts: WorkerParts,
+    incoming: Receiver<Incoming>,
+    wake: Arc<EventFd>,
+    woken: Box<[u8; 8]>,
+    worker: cache::Worker,
+    clients: Table<Client>,
+    reads: Table<Reading>,
+    /// Clients to serve in this round.
+    ready: Vec<u64>,
+    /// Clients that wait for memory.
+    stalled: Vec<u64>,
+    watching: Vec<u64>,
+    looked_for_idle: Instant,
+    bytes_read: u64,
+    bytes_written: u64,
+}
+
+/// Starts a worker.
+pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
+    let (sender, incoming) = unbounded();
+    let wake = Arc::new(EventFd::new()?);
+    let waker = Arc::clone(&wake);
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let worked = Ring::new().and_then(|ring| {
+            let worker = parts.cache.worker();
+            let mut uring = Uring {
+                ring,
+                parts,
+                incoming,
+                wake,
+                woken: Box::new([0; 8]),
+                worker,
+                clients: Table::default(),
+                reads: Table::default(),
+                ready: Vec::new(),
+                stalled: Vec::new(),
+                watching: Vec::new(),
+                looked_for_idle: Instant::now(),
+                bytes_read: 0,
+                bytes_written: 0,
+            };
+            let on_panic = AbortOnPanic;
+            let worked = uring.run();
+            drop(on_panic);
+            if worked.is_err() {
+                std::mem::forget(uring); // the kernel may still write to what it was lent
+            }
+            worked
+        });
+        if let Err(error) = worked {
+            eprintln!("flashare: worker {number} has ended: io_uring: {error}");
+        }
+    })?;
+    Ok(Worker { handover: Handover::Uring(sender, waker), thread })
+}
+
+/// What is lent to the kernel cannot be dropped in an unwinding: without a worker its connections are dead anyhow.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Uring {
+    fn run(&mut self) -> io::Result<()> {
+        let mut answers = Vec::new();
+        self.listen_for_wakes()?;
+        loop {
+            self.ring.submit(self.wait())?;
+            self.ring.take_answers(&mut answers);
+            for answer in answers.drain(..) {
+                self.take(answer)?;
+            }
+            if *self.parts.stop.borrow() {
+                return self.stop();
+            }
+            self.look_after_waiting()?;
+            for id in std::mem::take(&mut self.ready) {
+                self.serve(id)?;
+            }
+            self.report();
+        }
+    }
+
+    fn wait(&self) -> Wait {
+        let idle_secs = self.parts.server.config.options.idle_secs;
+        match () {
+            () if !self.ready.is_empty() => Wait::No,
+            () if !self.stalled.is_empty() => Wait::For(STALL),
+            () if !self.watching.is_empty() => Wait::For(WATCH),
+            () if idle_secs > 0 && !self.clients.is_empty() => Wait::For(IDLE),
+            () => Wait::Ever,
+        }
+    }
+
+    fn listen_for_wakes(&mut self) -> io::Result<()> {
+        // SAFETY: the word is boxed, belongs to this worker, and is read by nobody.
+        unsafe { self.ring.read(self.wake.as_raw_fd(), 0, &mut self.woken[..], WAKE) }
+    }
+
+    /// What bytes counters saw goes to where others see it once a round, not once a request.
+    fn report(&mut self) {
+        let server = &self.parts.server;
+        server.bytes_read.fetch_add(std::mem::take(&mut self.bytes_read), Ordering::Relaxed);
+        server.bytes_written.fetch_add(std::mem::take(&mut self.bytes_written), Ordering::Relaxed);
+    }
+
+    fn take(&mut self, answer: Answer) -> io::Result<()> {
+        let id = answer.token / KINDS;
+        match answer.token % KINDS {
+            WAKE => {
+                while let Ok(incoming) = self.incoming.try_recv() {
+                    self.admit(incoming)?;
+                }
+                self.listen_for_wakes()
+            }
+            RECEIVE => {
+                self.received(id, answer);
+                Ok(())
+            }
+            SEND => {
+                self.sent(id, answer.result);
+                Ok(())
+            }
+            READ => {
+                self.read(id, answer.result);
+                Ok(())
+            }
+            _ => {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.cancelling = false;
+                    self.list(id);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn list(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(id)
+            && !std::mem::replace(&mut client.listed, true)
+        {
+            self.ready.push(id);
+        }
+    }
+
+    fn admit(&mut self, Incoming { socket, arrival, tls }: Incoming) -> io::Result<()> {
+        socket.set_up();
+        let peer = arrival.peer.clone();
+        let connection = Connection::new(Arc::clone(&self.parts.server), arrival);
+        connection.tell_new();
+        let id = self.clients.insert(Client {
+            socket,
+            connection,
+            tls: tls.map(|session| Box::new(Tls::new(session))),
+            peer,
+            active: Instant::now(),
+            receiving: false,
+            cancelling: false,
+            sending: false,
+            listed: false,
+            over: false,
+        });
+        self.list(id);
+        Ok(())
+    }
+
+    fn received(&mut self, id: u64, answer: Answer) {
+        let bytes = usize::try_from(answer.result).unwrap_or(0);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.receiving = answer.more;
+            client.active = Instant::now();
+            match answer.buffer {
+                Some(number) if !client.over => {
+                    self.bytes_read += bytes as u64;
+                    let bytes = self.ring.buffers.filled(number, bytes);
+                    match &mut client.tls {
+                        None => client.connection.receive(bytes),
+                        Some(tls) => match tls.receive(bytes, &mut client.connection) {
+                            Ok(goes_on) => client.over |= !goes_on && client.connection.is_drained(),
+                            Err(_) => {
+                                let failed = u64::from(tls.is_handshaking());
+                                self.parts.server.tls_errors.fetch_add(failed, Ordering::Relaxed);
+                                client.connection.close();
+                            }
+                        },
+                    }
+                }
+                Some(_) => {}
+                // no buffer was free, or it was cancelled: it is asked for again if it is wanted
+                None if matches!(-answer.result, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                None => client.over = true,
+            }
+            self.list(id);
+        }
+        if let Some(number) = answer.buffer {
+            self.ring.buffers.offer(number);
+        }
+    }
+
+    fn sent(&mut self, id: u64, result: i32) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.sending = false;
+        match usize::try_from(result) {
+            Ok(bytes) if bytes > 0 => {
+                client.note_sent(bytes);
+                self.bytes_written += bytes as u64;
+            }
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
+            _ => client.over = true,
+        }
+        // a reply that went out whole needs nothing more, unless somebody waits for that
+        let client = self.clients.get_mut(id).expect("it was found above");
+        let rests = client.unsent() == 0 && client.receiving && !client.over && !client.cancelling;
+        if !rests || client.connection.can_go_on() || client.connection.is_closing() {
+            self.list(id);
+        }
+    }
+
+    fn read(&mut self, id: u64, result: i32) {
+        let Some(Reading { client: client_id, slot, read, pages }) = self.reads.remove(id) else { return };
+        let whole = result >= 0 && result as usize == size_of_val(&pages[..]);
+        if let Some(client) = self.clients.get_mut(client_id) {
+            let pages = whole.then_some(&pages[..]);
+            client.connection.complete(&self.parts.cache, &mut self.worker, slot, read, pages);
+            self.list(client_id);
+        }
+    }
+
+    /// Lists those who wait for time to pass.
+    fn look_after_waiting(&mut self) -> io::Result<()> {
+        for id in std::mem::take(&mut self.stalled) {
+            self.list(id);
+        }
+        for id in std::mem::take(&mut self.watching) {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.connection.pump();
+                self.list(id);
+            }
+        }
+        let idle = Duration::from_secs(u64::from(self.parts.server.config.options.idle_secs));
+        if !idle.is_zero() && self.looked_for_idle.elapsed() >= IDLE {
+            self.looked_for_idle = Instant::now();
+            for id in self.clients.ids() {
+                let client = self.clients.get_mut(id).expect("its id was listed");
+                if client.active.elapsed() >= idle && !client.connection.is_watching() && !client.over {
+                    client.over = true;
+                    self.parts.server.idle_kicks.fetch_add(1, Ordering::Relaxed);
+                    self.list(id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a client as far as it goes, and asks the kernel for what it needs next.
+    fn serve(&mut self, id: u64) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        client.listed = false;
+        let (parts, connection) = (&self.parts, &mut client.connection);
+        if !client.over {
+            let stored = connection.serve(&parts.cache, &mut self.worker);
+            if (stored || connection.is_stalled()) && parts.cache.wants_cleaning() {
+                parts.cleaner.unpark();
+            }
+            for wanted in connection.take_wanted() {
+                let pages = vec![Page::ZERO; wanted.read.pages()];
+                let at = wanted.read.at();
+                let read = self.reads.insert(Reading { client: id, slot: wanted.slot, read: wanted.read, pages });
+                let file = parts.device.as_ref().and_then(|device| device.descriptor());
+                let file = file.expect("a flash tier with a file was asked for");
+                let pages = &mut self.reads.get_mut(read).expect("it was just put there").pages;
+                // SAFETY: the pages are in the table of reads, untouched and in place, until the answer takes them out.
+                unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
+            }
+        }
+        if connection.can_go_on() && !client.over && connection.unsent() < SEND_BYTES {
+            self.list(id);
+            return Ok(());
+        }
+        self.move_on(id)
+    }
+
+    /// Sends, receives, waits or ends.
+    fn move_on(&mut self, id: u64) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        let connection = &mut client.connection;
+        if let Some(tls) = &mut client.tls
+            && !client.over
+        {
+            client.over |= tls.seal(connection).is_err();
+        }
+        let fd = client.socket.as_raw_fd();
+        if connection.is_closing() && client.unsent() == 0 && !client.sending {
+            client.over = true;
+        }
+        if client.over {
+            return self.end(id);
+        }
+        if !client.sending && client.unsent() > 0 {
+            client.sending = true;
+            let bytes = client.leaving();
+            // SAFETY: bytes that leave stay where they are until they are noted as sent, which the answer does; the client
+            // is kept until then.
+            unsafe { self.ring.send(fd, bytes, id * KINDS + SEND)? };
+        }
+        let connection = &client.connection;
+        if connection.wants_input() && !client.receiving && !client.cancelling {
+            client.receiving = true;
+            self.ring.receive(fd, id * KINDS + RECEIVE)?;
+        } else if !connection.wants_input() && client.receiving && !client.cancelling {
+            client.cancelling = true;
+            self.ring.cancel(id * KINDS + RECEIVE, id * KINDS + CANCEL)?;
+        }
+        if connection.is_stalled() {
+            self.stalled.push(id);
+        }
+        if connection.is_watching() {
+            self.watching.push(id);
+        }
+        if connection.can_go_on() {
+            self.list(id);
+        }
+        Ok(())
+    }
+
+    /// Ends a client, once nothing of it is under way.
+    fn end(&mut self, id: u64) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
+        if client.sending || client.receiving || client.cancelling {
+            client.socket.shut_down(); // answers what is under way
+            return Ok(());
+        }
+        let Some(mut client) = self.clients.remove(id) else { return Ok(()) };
+        if let Some(tls) = &mut client.tls {
+            tls.close();
+            client.socket.send_at_once(tls.sealed.leaving());
+        }
+        client.connection.tell_closed(client.connection.end_reason());
+        client.connection.end(&self.parts.cache);
+        if let Some(peer) = &client.peer {
+            self.parts.server.peers.lock().remove(&peer.id);
+        }
+        self.parts.server.connections.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Ends all clients. What is under way is waited for: it points into our memory.
+    fn stop(&mut self) -> io::Result<()> {
+        self.stalled.clear();
+        self.watching.clear();
+        let mut answers = Vec::new();
+        for id in self.clients.ids() {
+            let client = self.clients.get_mut(id).expect("its id was listed");
+            client.over = true;
+            self.end(id)?;
+        }
+        while !self.clients.is_empty() || !self.reads.is_empty() {
+            self.ring.submit(Wait::For(IDLE))?;
+            self.ring.take_answers(&mut answers);
+            for answer in answers.drain(..).filter(|answer| answer.token % KINDS != WAKE) {
+                self.take(answer)?;
+            }
+            for id in std::mem::take(&mut self.ready) {
+                self.serve(id)?;
+            }
+        }
+        Ok(())
+    }
+}
