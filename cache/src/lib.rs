@@ -44,7 +44,7 @@ pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX};
 use memory::Memory;
 pub use predictor::Admission;
-pub use read::{Fetched, Fetching, Lookup, Seen};
+pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 pub use step::{Background, Trained};
 pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, TenantSpec};
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
@@ -120,12 +120,6 @@ impl<'w> Turn<'w> {
     /// The cache that it works on.
     pub fn cache(&self) -> &'w Cache {
         self.cache
-    }
-
-    /// Counts a get whose key was found missing by other means.
-    pub fn count_missed_get(&mut self, tenant: u16) {
-        self.hands.count(tenant, Count::Gets);
-        self.hands.count(tenant, Count::Misses);
     }
 }
 

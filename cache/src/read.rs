@@ -68,7 +68,23 @@ pub enum Fetched<'t> {
     Miss,
 }
 
+/// A key that will be looked up soon.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected(u64);
+
 impl Turn<'_> {
+    /// Has the processor fetch where a lookup of this key begins: the misses of several keys overlap.
+    pub fn expect(&self, tenant: u16, key: &[u8]) -> Expected {
+        let hash = self.cache.memory.hash(tenant, key);
+        self.cache.memory.prefetch(hash);
+        Expected(hash)
+    }
+
+    /// Goes on to the object itself, once the first fetch has had time to arrive.
+    pub fn expect_object(&self, expected: Expected) {
+        self.cache.memory.prefetch_object(&self.guard, expected.0);
+    }
+
     /// Looks a key up, as [`Turn::get`], and changes what it finds as the fetch says.
     pub fn fetch(&mut self, tenant: u16, key: &[u8], fetching: &Fetching) -> Result<Fetched<'_>, Needs> {
         let hash = self.cache.memory.hash(tenant, key);

@@ -43,7 +43,7 @@ impl Table {
 
     /// The other bucket of an entry with `tag` that lies in `bucket`: an involution.
     fn other(&self, bucket: usize, tag: u64) -> usize {
-        let sum = (mix(tag + 1) % self.buckets as u64) as usize;
+        let sum = ((u128::from(mix(tag + 1)) * self.buckets as u128) >> 64) as usize;
         if sum >= bucket { sum - bucket } else { sum + self.buckets - bucket }
     }
 
@@ -57,13 +57,15 @@ impl Table {
     }
 
     fn find(&self, hash: u64, is_it: &mut impl FnMut(Location) -> bool) -> Option<Location> {
-        let tag = tag_of(hash);
-        for bucket in self.both(hash) {
-            for slot in self.slots(bucket) {
-                let entry = Entry(slot.load(Ordering::Acquire));
-                if !entry.is_empty() && entry.tag() == tag && is_it(entry.location()) {
-                    return Some(entry.location());
-                }
+        let (tag, home) = (tag_of(hash), self.home(hash));
+        self.find_in(home, tag, is_it).or_else(|| self.find_in(self.other(home, tag), tag, is_it))
+    }
+
+    fn find_in(&self, bucket: usize, tag: u64, is_it: &mut impl FnMut(Location) -> bool) -> Option<Location> {
+        for slot in self.slots(bucket) {
+            let entry = Entry(slot.load(Ordering::Acquire));
+            if !entry.is_empty() && entry.tag() == tag && is_it(entry.location()) {
+                return Some(entry.location());
             }
         }
         None
@@ -190,6 +192,13 @@ impl Index {
             if found.is_some() || self.state.load(Ordering::Acquire) == state {
                 return found;
             }
+        }
+    }
+
+    /// Has the processor fetch what a look for this hash will read first.
+    pub(crate) fn prefetch(&self, hash: u64) {
+        for table in self.tables_at(self.state.load(Ordering::Acquire)) {
+            table.memory.prefetch(table.home(hash) * 64);
         }
     }
 

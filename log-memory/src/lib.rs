@@ -41,6 +41,9 @@ pub use segment::{SegmentId, State};
 /// Free segments that writers leave to the cleaner, which needs them to make more.
 pub const SEGMENTS_SPARE: usize = 2;
 
+/// Cache lines of an object that are fetched ahead: header, key and a small value.
+const LINES_AHEAD: usize = 3;
+
 /// Sizes of the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -145,6 +148,23 @@ impl LogMemory {
         let at = self.index.find(hash, is_it)?;
         // SAFETY: found in the index within the turn (INV-GRACE).
         Some(unsafe { Object::at(&self.region, at) })
+    }
+
+    /// Has the processor fetch the index line of a key that will be looked for soon.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Has the processor fetch the beginning of the object of a key that will be looked for soon, if one may be it.
+    #[inline]
+    pub fn prefetch_object(&self, _turn: &Turn<'_>, hash: u64) {
+        let _ = self.index.find(hash, |at| {
+            for line in 0..LINES_AHEAD {
+                self.region.prefetch(at.byte() + line * 64);
+            }
+            true
+        });
     }
 
     /// Calls `visit` for each published object of the next `buckets` buckets of the index, from where `cursor` stands; false

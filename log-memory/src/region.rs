@@ -7,6 +7,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+/// What is this large asks for huge pages: fewer entries of the TLB for the same memory.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// A private anonymous mapping, zero until written, returned to the system on drop. Sizes are in bytes.
 pub struct Region {
     base: NonNull<AtomicU64>,
@@ -37,6 +40,10 @@ impl Region {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        if len >= HUGE_PAGE_BYTES {
+            // SAFETY: advice on a mapping of ours; without huge pages it stays as it is.
+            unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
+        }
         let base = NonNull::new(base.cast()).expect("mmap returns no null mapping");
         Ok(Region { base, len })
     }
@@ -55,6 +62,21 @@ impl Region {
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: `base` is page-aligned, `len` a multiple of 8, the mapping zeroed and alive as long as `self`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len / 8) }
+    }
+
+    /// Has the processor fetch the cache line at byte offset `at`, ahead of its use.
+    #[inline]
+    pub(crate) fn prefetch(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if at < self.len {
+            // SAFETY: the address lies in the mapping; a prefetch reads nothing.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().cast::<i8>().add(at));
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
     }
 
     /// `len` bytes at byte offset `at`.

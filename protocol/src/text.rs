@@ -34,6 +34,29 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
+/// Glances at the request that begins `bytes`, without judging it: its (first) key, if it reads or stores one, and where the
+/// next request begins. None if that is not to be seen, or has not come.
+pub fn glance(bytes: &[u8]) -> Option<(Option<&[u8]>, usize)> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    let (verb, rest) = match bytes {
+        [b'g', b'e', b't', b' ', rest @ ..] => (b'g', rest),
+        [b'm', b'g', b' ', rest @ ..] => (b'g', rest),
+        [b's', b'e', b't', b' ', rest @ ..] => (b's', rest),
+        _ => return Some((None, end + 1)),
+    };
+    let line = &rest[..end - (bytes.len() - rest.len())];
+    let key = &line[..line.iter().position(|byte| *byte <= b' ').unwrap_or(line.len())];
+    if verb == b'g' {
+        return Some((Some(key), end + 1));
+    }
+    let stated = Keys(line).nth(3)?.trim_ascii_end();
+    let value = stated.iter().try_fold(0usize, |sum, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        sum.checked_mul(10)?.checked_add(usize::from(digit))
+    })?;
+    Some((Some(key), (end + 1).checked_add(value)?.checked_add(2)?))
+}
+
 fn is_http(line: &[u8]) -> bool {
     line.rsplit(|byte| *byte == b' ').next().is_some_and(|word| word.starts_with(b"HTTP/"))
 }

@@ -2,12 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Counted, Counting, Delta, Fetched, Fetching, Lookup, Mode, Needs, Stored, Storing, Touched, Turn};
+use cache::{
+    Cache, Counted, Counting, Delta, Expected, Fetched, Fetching, Lookup, Mode, Needs, Stored, Storing, Touched, Turn,
+};
 use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
 use crate::VERSION;
 use crate::detail::Done;
-use crate::session::{Connection, Spelling};
+use crate::session::{AHEAD, Connection, Spelling};
 use crate::watch::Topic;
 use crate::{meta, operator, stats};
 
@@ -125,7 +127,10 @@ pub(crate) fn request(
 fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Keys<'_>, with_cas: bool) -> Served {
     let start = connection.answered();
     let mut rest = keys.skip_bytes(start);
-    loop {
+    for number in 0.. {
+        if number % AHEAD == 0 {
+            expect(cache, turn, connection, rest);
+        }
         let at = keys.bytes_before(&rest);
         let Some(key) = rest.next() else { break };
         if at > start && !connection.has_room_for_output() {
@@ -176,6 +181,19 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
     }
     text::line(connection.out(), "END");
     Served::Done
+}
+
+/// Has the objects of the next keys fetched into the processor's caches, if there are several.
+fn expect(cache: &Cache, turn: &Turn<'_>, connection: &Connection, keys: Keys<'_>) {
+    let mut expected = [Expected::default(); AHEAD];
+    let count = keys
+        .take(AHEAD)
+        .zip(&mut expected)
+        .map(|(key, slot)| *slot = turn.expect(connection.tenant_of(cache, key), key))
+        .count();
+    if count > 1 {
+        expected[..count].iter().for_each(|expected| turn.expect_object(*expected));
+    }
 }
 
 /// gat and gats: what is on flash comes to DRAM first, then the whole request is answered at once, each value as it was

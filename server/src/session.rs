@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Completed, FlashRead, Listing, Page, Turn, Worker};
+use cache::{Cache, Completed, Expected, FlashRead, Listing, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
@@ -30,6 +30,8 @@ use crate::{binary, meta};
 const OUTPUT_BYTES_HIGH: usize = 64 << 10;
 /// Flash reads that a connection has under way at most.
 const READS_MAX: usize = 32;
+/// Requests, and keys of a multiget, whose objects are fetched into the processor's caches together.
+pub(crate) const AHEAD: usize = 16;
 /// Bytes that a connection may hold without asking.
 const FREE_BYTES: usize = 24 << 10;
 
@@ -137,6 +139,8 @@ pub struct Connection {
     listing: Option<(Listing, ListingStyle)>,
     input: Vec<u8>,
     used: usize,
+    /// As far as keys were expected already.
+    expected_to: usize,
     skip: usize,
     /// Bytes of a get's keys that are answered already: long multigets are answered in parts.
     answered: usize,
@@ -173,6 +177,7 @@ impl Connection {
             listing: None,
             input: Vec::new(),
             used: 0,
+            expected_to: 0,
             skip: 0,
             answered: 0,
             output: Output::default(),
@@ -195,7 +200,7 @@ impl Connection {
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.used > 0 {
             self.input.drain(..self.used);
-            self.used = 0;
+            (self.used, self.expected_to) = (0, 0);
         }
         // a refused value is dropped as it comes, not collected
         let skipped = if self.input.is_empty() { self.skip.min(bytes.len()) } else { 0 };
@@ -272,7 +277,30 @@ impl Connection {
         goes_on
     }
 
+    /// Looks at the requests that have come, so that what they will read is on its way from memory when they are served.
+    fn look_ahead(&mut self, cache: &Cache, turn: &Turn<'_>, input: &[u8]) {
+        let mut expected = [Expected::default(); AHEAD];
+        let (mut count, mut at) = (0, self.used);
+        while count < AHEAD
+            && let Some((key, next)) = input.get(at..).and_then(text::glance)
+        {
+            at += next;
+            if count == 0 && at >= input.len() {
+                break; // one request: it would be fetched no sooner
+            }
+            if let Some(key) = key {
+                expected[count] = turn.expect(self.tenant_of(cache, key), key);
+                count += 1;
+            }
+        }
+        expected[..count].iter().for_each(|expected| turn.expect_object(*expected));
+        self.expected_to = at;
+    }
+
     fn serve_line(&mut self, cache: &Cache, turn: &mut Turn<'_>, input: &[u8], stored: &mut bool) -> bool {
+        if self.used >= self.expected_to {
+            self.look_ahead(cache, turn, input);
+        }
         let parsed = text::parse(&input[self.used..]);
         match parsed {
             text::Parsed::Incomplete => false,
@@ -676,7 +704,7 @@ impl Connection {
     fn tidy(&mut self, cache: &Cache) {
         if self.used == self.input.len() {
             self.input.clear();
-            self.used = 0;
+            (self.used, self.expected_to) = (0, 0);
         }
         if self.expected == 0 {
             if self.input.capacity() > FREE_BYTES && self.input.len() < FREE_BYTES / 2 {

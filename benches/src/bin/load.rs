@@ -362,7 +362,7 @@ fn main() -> Result<()> {
         clients.push(Client { socket, at, out: Vec::new(), sent: 0, input: Vec::new(), used: 0, asked, next_due });
     }
     let value = vec![0; flags.value_bytes];
-    let latency = Histogram::new(3)?;
+    let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
     let (answered, misses, wrong, measuring) = (0, 0, 0, false);
     let mut run = Run { flags: &flags, draws, value, dice, answered, misses, wrong, latency, measuring };
     let (mut cpu_before, mut began) = (0.0, now);
