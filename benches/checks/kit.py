@@ -54,18 +54,24 @@ def free_port():
 
 
 class Server:
-    """A server process; `command` names its port as {port}."""
+    """A server process; `command` names its port as {port}, or its Unix socket is `path`; `group` is a memory cgroup for it."""
 
-    def __init__(self, command, cpu=None):
+    def __init__(self, command, cpu=None, path=None, group=None):
         self.port = free_port()
         command = [str(word).replace("{port}", str(self.port)) for word in command]
         if cpu is not None:
             command = ["taskset", "-c", str(cpu), *command]
+        if group is not None:
+            command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                if path is None:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                else:
+                    with socket.socket(socket.AF_UNIX) as probe:
+                        probe.connect(path)
                 return
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:

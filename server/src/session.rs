@@ -28,6 +28,8 @@ use crate::{binary, meta};
 
 /// Output beyond which no further request is begun.
 const OUTPUT_BYTES_HIGH: usize = 64 << 10;
+/// Requests that have come and wait for their turn, in bytes, beyond which no more is received.
+const INPUT_BYTES_HIGH: usize = 64 << 10;
 /// Flash reads that a connection has under way at most.
 const READS_MAX: usize = 32;
 /// Requests, and keys of a multiget, whose objects are fetched into the processor's caches together.
@@ -214,6 +216,11 @@ impl Connection {
         if matches!(self.pause, Pause::Change(_)) {
             return false;
         }
+        #[cfg(feature = "null")]
+        if self.dialect != Dialect::Binary {
+            self.answer_fixed();
+            return false;
+        }
         self.pause = Pause::None;
         let mut stored = false;
         let mut turn = cache.turn(worker);
@@ -275,6 +282,39 @@ impl Connection {
             self.input.reserve_exact(self.expected - self.input.len());
         }
         goes_on
+    }
+
+    /// The null server: a value of 100 bytes for each key that a line asks for, without a look at it.
+    #[cfg(feature = "null")]
+    fn answer_fixed(&mut self) {
+        const VALUE: [u8; 100] = [b'0'; 100];
+        while let Some(end) = memchr::memchr(b'\n', &self.input[self.used..]) {
+            let line = &self.input[self.used..self.used + end];
+            let (first, keys) = (line[0], line.iter().filter(|byte| **byte == b' ').count());
+            self.used += end + 1;
+            let out = self.output.ready();
+            match first {
+                b'g' => {
+                    for _ in 0..keys {
+                        out.extend_from_slice(b"VALUE key:0000000000000000 0 100\r\n");
+                        out.extend_from_slice(&VALUE);
+                        out.extend_from_slice(b"\r\n");
+                    }
+                    out.extend_from_slice(b"END\r\n");
+                }
+                b'm' if keys > 0 => {
+                    out.extend_from_slice(b"VA 100\r\n");
+                    out.extend_from_slice(&VALUE);
+                    out.extend_from_slice(b"\r\n");
+                }
+                b'm' => out.extend_from_slice(b"MN\r\n"),
+                _ => {}
+            }
+        }
+        if self.used == self.input.len() {
+            self.input.clear();
+            self.used = 0;
+        }
     }
 
     /// Looks at the requests that have come, so that what they will read is on its way from memory when they are served.
@@ -754,7 +794,8 @@ impl Connection {
 
     /// Whether it would take more bytes from the client.
     pub fn wants_input(&self) -> bool {
-        !self.closing && self.pause == Pause::None && self.has_room_for_output()
+        let has_enough = self.limited && self.input.len() - self.used >= INPUT_BYTES_HIGH;
+        !self.closing && self.pause == Pause::None && self.has_room_for_output() && !has_enough
     }
 
     /// Why it ended, as watchers are told.
@@ -769,7 +810,7 @@ impl Connection {
 
     /// Whether there is input that could be served now that output was sent.
     pub fn can_go_on(&self) -> bool {
-        self.limited && self.wants_input()
+        self.limited && !self.closing && self.pause == Pause::None && self.has_room_for_output()
     }
 
     /// Nothing more is served: what came was no TLS, or the like.
@@ -777,9 +818,9 @@ impl Connection {
         (self.closing, self.hopeless) = (true, true);
     }
 
-    /// Whether nothing is left to serve or to send.
-    pub(crate) fn is_drained(&self) -> bool {
-        !self.limited && self.reads == 0 && self.unsent() == 0
+    /// Whether nothing that has come is left to serve.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        !self.limited && self.reads == 0 && self.pause == Pause::None
     }
 
     /// Whether it is over: close it once the output is sent.

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::Read;
+
 use common::Server;
 
 #[test]
@@ -160,4 +162,17 @@ fn stats_speak_memcacheds_names() {
     assert_eq!(client.stats("tenants")["default:get_hits"], "1");
     client.expect("stats reset\r\n", "RESET\r\n");
     assert_eq!(client.stats("")["cmd_get"], "0");
+}
+
+#[test]
+fn what_was_sent_before_the_end_is_answered() {
+    let server = Server::start(0, &["-m", "8"]);
+    for _ in 0..200 {
+        let mut client = server.client();
+        client.send(b"set a 0 0 1\r\n1\r\nget a\r\nget b\r\n");
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut all = String::new();
+        client.stream.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "STORED\r\nVALUE a 0 1\r\n1\r\nEND\r\nEND\r\n");
+    }
 }

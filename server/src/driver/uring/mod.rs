@@ -70,7 +70,9 @@ struct Client {
     sending: bool,
     /// It is in the list of those to serve.
     listed: bool,
-    /// The other side has ended, or the connection broke: nothing more is served, received or sent.
+    /// The other side sends no more: what has come is served to the end.
+    ended: bool,
+    /// The connection broke, or has to go: nothing more is served, received or sent.
     over: bool,
 }
 
@@ -269,6 +271,7 @@ impl Uring {
             cancelling: false,
             sending: false,
             listed: false,
+            ended: false,
             over: false,
         });
         self.list(id);
@@ -287,7 +290,7 @@ impl Uring {
                     match &mut client.tls {
                         None => client.connection.receive(bytes),
                         Some(tls) => match tls.receive(bytes, &mut client.connection) {
-                            Ok(goes_on) => client.over |= !goes_on && client.connection.is_drained(),
+                            Ok(goes_on) => client.ended |= !goes_on,
                             Err(_) => {
                                 let failed = u64::from(tls.is_handshaking());
                                 self.parts.server.tls_errors.fetch_add(failed, Ordering::Relaxed);
@@ -299,6 +302,7 @@ impl Uring {
                 Some(_) => {}
                 // no buffer was free, or it was cancelled: it is asked for again if it is wanted
                 None if matches!(-answer.result, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                None if answer.result == 0 => client.ended = true,
                 None => client.over = true,
             }
             self.list(id);
@@ -384,10 +388,6 @@ impl Uring {
                 unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
             }
         }
-        if connection.can_go_on() && !client.over && connection.unsent() < SEND_BYTES {
-            self.list(id);
-            return Ok(());
-        }
         self.move_on(id)
     }
 
@@ -395,19 +395,23 @@ impl Uring {
     fn move_on(&mut self, id: u64) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
         let connection = &mut client.connection;
+        // a long pipeline goes on before it is answered, as far as that is little
+        let gathers = connection.can_go_on() && connection.unsent() < SEND_BYTES;
         if let Some(tls) = &mut client.tls
             && !client.over
         {
             client.over |= tls.seal(connection).is_err();
         }
         let fd = client.socket.as_raw_fd();
-        if connection.is_closing() && client.unsent() == 0 && !client.sending {
+        let connection = &client.connection;
+        let is_done = connection.is_closing() || client.ended && connection.is_at_rest();
+        if is_done && client.unsent() == 0 && !client.sending {
             client.over = true;
         }
         if client.over {
             return self.end(id);
         }
-        if !client.sending && client.unsent() > 0 {
+        if !client.sending && client.unsent() > 0 && !gathers {
             client.sending = true;
             let bytes = client.leaving();
             // SAFETY: bytes that leave stay where they are until they are noted as sent, which the answer does; the client
@@ -415,7 +419,7 @@ impl Uring {
             unsafe { self.ring.send(fd, bytes, id * KINDS + SEND)? };
         }
         let connection = &client.connection;
-        if connection.wants_input() && !client.receiving && !client.cancelling {
+        if connection.wants_input() && !client.receiving && !client.cancelling && !client.ended {
             client.receiving = true;
             self.ring.receive(fd, id * KINDS + RECEIVE)?;
         } else if !connection.wants_input() && client.receiving && !client.cancelling {

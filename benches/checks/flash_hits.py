@@ -1,0 +1,75 @@
+"""Hits on flash: rate, CPU and tail beside extstore and beside what fio reads from the same disk.
+
+Both servers run within a memory cgroup, so that the page cache that extstore reads through stays an eighth of the data.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+
+from .kit import BIN, Row, Server, at_least, at_most, scratch
+
+CGROUPS = pathlib.Path("/sys/fs/cgroup/memory")
+VALUE = 2000
+
+
+def measure(quick):
+    if not os.access(CGROUPS, os.W_OK) or not (CGROUPS / "memory.limit_in_bytes").exists():
+        return [Row("flash hits", "not measured: no memory cgroup may be made here", "stated", False)]
+    if shutil.which("fio") is None:
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "fio"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    from .data_plane import fill, load, peer
+
+    keys, limit_mib, dram = (200_000, 120, 40) if quick else (1_600_000, 500, 100)
+    seconds, rounds = (1.0, 1) if quick else (4.0, 5)
+    rows = []
+    with scratch() as folder:
+        flash = f"{folder}/ours.flash:{keys * VALUE * 3 // 2 >> 20}MiB"
+        ours = [BIN / "flashare", "-p", "{port}", "-t", 1, "-m", dram, "--admission", "all", "--flash", flash, "--flash-object-size", VALUE]
+        theirs = [peer(), "-u", "root", "-l", "127.0.0.1", "-p", "{port}", "-t", 1, "-m", dram]
+        theirs += ["-o", f"ext_path={folder}/theirs:{keys * VALUE * 3 // 2 >> 20}m,ext_item_age=0,ext_threads=8,slab_automove_freeratio=0.02"]
+        servers = {}
+        try:
+            for name, command in (("flashare", ours), ("extstore", theirs)):
+                group = CGROUPS / f"bounds-{os.getpid()}-{name}"
+                group.mkdir()
+                (group / "memory.limit_in_bytes").write_text(str(limit_mib << 20))
+                servers[name] = Server(command, cpu=0, group=group)
+                fill(servers[name], "--keys", keys, "--value-bytes", VALUE)
+            reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]
+            for label, arguments, depth in (("50 connections", ["--connections", 50], 32), ("4 connections, pipeline 32", ["--connections", 4, "--pipeline", 32], 128)):
+                runs = {name: [] for name in servers}
+                disk = []
+                for number in range(rounds):
+                    for name, server in servers.items():
+                        runs[name].append(load(server, *reading, *arguments, "--seed", number + 1, seconds=seconds))
+                    disk.append(fio(folder, depth, seconds))
+                hits = {name: statistics.median((run["requests"] - run["misses"]) / run["seconds"] for run in ran) for name, ran in runs.items()}
+                cpu = {name: statistics.median(run["cpu_us_a_request"] for run in ran) for name, ran in runs.items()}
+                rows.append(Row(f"flash, {label}: misses of requests, ours and extstore's", " ".join(f"{ran[-1]['misses'] / ran[-1]['requests']:.1%}" for ran in runs.values()), "stated", True))
+                if any(disk):
+                    rows.append(at_least(f"flash, {label}: {hits['flashare']:,.0f} hits/s, of fio's {statistics.median(disk):,.0f}", hits["flashare"] / statistics.median(disk), 0.9))
+                rows.append(at_least(f"flash, {label}: of extstore's {hits['extstore']:,.0f}", hits["flashare"] / hits["extstore"], 1.8))
+                rows.append(at_most(f"flash, {label}: CPU {cpu['flashare']:.1f} us, of extstore's {cpu['extstore']:.1f}", cpu["flashare"] / cpu["extstore"], 0.5))
+            rate = int(hits["extstore"] * 0.6)
+            tails = {name: load(server, *reading, "--connections", 50, "--rate", rate, seconds=seconds)["p99_us"] for name, server in servers.items()}
+            rows.append(at_most(f"flash: p99 at {rate:,}/s {tails['flashare']:.0f} us, of extstore's {tails['extstore']:.0f}", tails["flashare"] / tails["extstore"], 1.0))
+        finally:
+            for name, server in servers.items():
+                server.__exit__()
+            for group in CGROUPS.glob(f"bounds-{os.getpid()}-*"):
+                group.rmdir()
+    return rows
+
+
+def fio(folder, depth, seconds):
+    """Random reads of 4 KiB a second at this depth, direct; 0 without fio."""
+    if shutil.which("fio") is None:
+        return 0
+    command = ["taskset", "-c", "0", "fio", "--name=reads", f"--filename={folder}/ours.flash", "--rw=randread", "--bs=4k", "--direct=1", "--ioengine=io_uring"]
+    command += [f"--iodepth={depth}", f"--runtime={seconds}", "--time_based", "--readonly", "--output-format=json"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    return json.loads(ran.stdout[ran.stdout.index("{"):])["jobs"][0]["read"]["iops"] if ran.returncode == 0 else 0
