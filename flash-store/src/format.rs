@@ -4,8 +4,8 @@
 //! file     superblock (one page) | segment 0 | segment 1 | ...
 //! segment  header (one page) | pages of records
 //! page     record | record | ... | zeroes           4 KiB; a record of one page never crosses into the next
-//! record   checksum 4 | value length 4 | key length 1 | traits 1 | tenant 2 | client flags 4 | expiry 4 | version 6 |
-//!          reads 1 | updates and history 1 | last access 4 | key | value                   little-endian, unaligned
+//! record   checksum 4 | value length 4 | key length 1 | traits 1 | tenant 2 | expiry 4 | version 6 | reads 1 |
+//!          updates and history 1 | last access 4 | client flags 0 or 4 | key | value       little-endian, unaligned
 //! ```
 //! A record longer than a page begins in a page among others with its header, its key and as much of its value as makes the
 //! rest a whole number of pages; the rest fills the pages that follow. So a reader that knows the first page and the number
@@ -18,8 +18,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::{PAGE_BYTES, Page};
 
-/// Bytes of a record before its key.
-pub const RECORD_HEADER_BYTES: usize = 32;
+/// Bytes of a record before its client flags and its key.
+pub const RECORD_HEADER_BYTES: usize = 28;
+/// Bytes of client flags, which only records have whose flags are not 0.
+const FLAGS_BYTES: usize = 4;
 /// Tenant number of a record that was taken back before its segment was written.
 pub(crate) const TENANT_NOBODY: u16 = u16::MAX;
 const SUPERBLOCK_MAGIC: &[u8; 16] = b"flashare flash 1";
@@ -28,6 +30,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"flashseg";
 pub const FORMAT_VERSION: u32 = 1;
 const TRAIT_RESCUED: u8 = 1;
 const TRAIT_WON: u8 = 2;
+const TRAIT_FLAGS: u8 = 4;
 
 /// Everything that is kept of an object on flash but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,13 @@ pub struct RecordHead<'a> {
     pub won: bool,
 }
 
+impl RecordHead<'_> {
+    /// Bytes of the record before its value.
+    pub fn bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + if self.client_flags == 0 { 0 } else { FLAGS_BYTES } + self.key.len()
+    }
+}
+
 /// A record whose tenant, full key and checksum were compared with what was asked for (INV-OWN-KEY). It does not prove that
 /// the copy is still the newest: ask the index again after a device read (INV-FRESH).
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +84,7 @@ impl Record<'_> {
 
     /// Bytes of the record on flash.
     pub fn bytes(&self) -> usize {
-        RECORD_HEADER_BYTES + self.head.key.len() + self.value_bytes()
+        self.head.bytes() + self.value_bytes()
     }
 }
 
@@ -88,9 +98,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Extent of a record with a key and a value of these lengths.
-    pub fn of(key_bytes: usize, value_bytes: usize) -> Extent {
-        let prefix = RECORD_HEADER_BYTES + key_bytes;
+    /// Extent of a record with so many bytes before its value, and of its value.
+    pub fn of(prefix: usize, value_bytes: usize) -> Extent {
         let total = prefix + value_bytes;
         if total <= PAGE_BYTES {
             return Extent { first: total, more_pages: 0 };
@@ -118,18 +127,20 @@ impl PageSeed {
     }
 }
 
-fn header_bytes(head: &RecordHead<'_>, value_bytes: usize) -> [u8; RECORD_HEADER_BYTES] {
-    let mut out = [0; RECORD_HEADER_BYTES];
+/// The header, with the client flags behind it; they belong to the record only if they are not 0.
+fn header_bytes(head: &RecordHead<'_>, value_bytes: usize) -> [u8; RECORD_HEADER_BYTES + FLAGS_BYTES] {
+    let mut out = [0; RECORD_HEADER_BYTES + FLAGS_BYTES];
     out[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
     out[8] = head.key.len() as u8;
     out[9] = (u8::from(head.rescued) * TRAIT_RESCUED) | (u8::from(head.won) * TRAIT_WON);
+    out[9] |= u8::from(head.client_flags != 0) * TRAIT_FLAGS;
     out[10..12].copy_from_slice(&head.tenant.to_le_bytes());
-    out[12..16].copy_from_slice(&head.client_flags.to_le_bytes());
-    out[16..20].copy_from_slice(&head.expiry.to_le_bytes());
-    out[20..26].copy_from_slice(&head.version.to_le_bytes()[..6]);
-    out[26] = head.reads;
-    out[27] = head.updates << 4 | head.history;
-    out[28..32].copy_from_slice(&head.accessed.to_le_bytes());
+    out[12..16].copy_from_slice(&head.expiry.to_le_bytes());
+    out[16..22].copy_from_slice(&head.version.to_le_bytes()[..6]);
+    out[22] = head.reads;
+    out[23] = head.updates << 4 | head.history;
+    out[24..28].copy_from_slice(&head.accessed.to_le_bytes());
+    out[28..32].copy_from_slice(&head.client_flags.to_le_bytes());
     out
 }
 
@@ -142,8 +153,9 @@ pub(crate) fn write_record<'a>(
     value: impl Iterator<Item = &'a [u8]> + Clone,
 ) {
     let value_bytes = value.clone().map(<[u8]>::len).sum();
-    let extent = Extent::of(head.key.len(), value_bytes);
+    let extent = Extent::of(head.bytes(), value_bytes);
     let header = header_bytes(head, value_bytes);
+    let header = &header[..head.bytes() - head.key.len()];
     let mut checksum = Xxh3::with_seed(seed.0);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(pages);
     // the bytes of a record are in order but for the gap between the first page's part and the rest
@@ -161,7 +173,7 @@ pub(crate) fn write_record<'a>(
             }
         }
     };
-    put(&header, bytes);
+    put(header, bytes);
     checksum.update(&header[4..]);
     put(head.key, bytes);
     checksum.update(head.key);
@@ -214,27 +226,27 @@ fn record_at(bytes: &[u8], at: usize) -> Option<Claimed<'_>> {
     let header = &bytes[at..at + RECORD_HEADER_BYTES];
     let key_bytes = usize::from(header[8]);
     let value_bytes = u32::from_le_bytes(header[4..8].try_into().expect("four bytes")) as usize;
-    let extent = Extent::of(key_bytes, value_bytes);
-    let key_at = at + RECORD_HEADER_BYTES;
+    let key_at = at + RECORD_HEADER_BYTES + if header[9] & TRAIT_FLAGS == 0 { 0 } else { FLAGS_BYTES };
+    let extent = Extent::of(key_at + key_bytes - at, value_bytes);
     let near_end = at + extent.first;
     if key_bytes == 0 || near_end > PAGE_BYTES || extent.pages() * PAGE_BYTES > bytes.len() {
         return None;
     }
     let near = &bytes[key_at + key_bytes..near_end];
     let far = &bytes[PAGE_BYTES..][..value_bytes - near.len()];
-    let word = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes"));
+    let word = |from: usize| u32::from_le_bytes(bytes[at + from..at + from + 4].try_into().expect("four bytes"));
     let mut version = [0; 8];
-    version[..6].copy_from_slice(&header[20..26]);
+    version[..6].copy_from_slice(&header[16..22]);
     let head = RecordHead {
         tenant: u16::from_le_bytes([header[10], header[11]]),
         key: &bytes[key_at..key_at + key_bytes],
-        client_flags: word(12),
-        expiry: word(16),
+        client_flags: if header[9] & TRAIT_FLAGS == 0 { 0 } else { word(RECORD_HEADER_BYTES) },
+        expiry: word(12),
         version: u64::from_le_bytes(version),
-        reads: header[26],
-        updates: header[27] >> 4,
-        history: header[27] & 7,
-        accessed: word(28),
+        reads: header[22],
+        updates: header[23] >> 4,
+        history: header[23] & 7,
+        accessed: word(24),
         rescued: header[9] & TRAIT_RESCUED != 0,
         won: header[9] & TRAIT_WON != 0,
     };
@@ -309,7 +321,7 @@ mod tests {
         let seed = PageSeed::new(1, 2, 3);
         for len in [0, 1, 100, 4000, 4057, 4058, 4059, 4060, 4096, 8100, 8150, 8152, 8154, 8160, 12_285, 100_000] {
             let value: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
-            let extent = Extent::of(6, len);
+            let extent = Extent::of(head(b"record").bytes(), len);
             for at in [0, 44].into_iter().filter(|at| at + extent.first <= PAGE_BYTES) {
                 let mut pages = vec![Page::ZERO; extent.pages()];
                 if at > 0 {
@@ -327,13 +339,26 @@ mod tests {
     }
 
     #[test]
+    fn two_records_of_2000_bytes_fit_a_page_and_flags_take_room_only_if_there_are_any() {
+        let seed = PageSeed::new(1, 2, 3);
+        let plain = RecordHead { client_flags: 0, ..head(b"a key of 20 bytes...") };
+        let flagged = RecordHead { client_flags: 1, ..plain };
+        assert_eq!((2 * (plain.bytes() + 2000), flagged.bytes() - plain.bytes()), (PAGE_BYTES, 4));
+        let mut pages = vec![Page::ZERO; 1];
+        for at in [0, PAGE_BYTES / 2] {
+            write_record(&mut pages, at, seed, &plain, [&[7; 2000][..]].into_iter());
+        }
+        assert_eq!(records(&pages).filter(|found| found.record.head == plain && found.is_whole(seed)).count(), 2);
+    }
+
+    #[test]
     fn a_flipped_bit_anywhere_is_noticed() {
         let seed = PageSeed::new(1, 2, 3);
         let mut pages = vec![Page::ZERO; 2];
         let value = vec![7; 5000];
         write_record(&mut pages, 0, seed, &head(b"k"), [&value[..]].into_iter());
-        let extent = Extent::of(1, 5000);
-        let places = (0..extent.first).chain(PAGE_BYTES..PAGE_BYTES + 5000 + RECORD_HEADER_BYTES + 1 - extent.first);
+        let extent = Extent::of(head(b"k").bytes(), 5000);
+        let places = (0..extent.first).chain(PAGE_BYTES..PAGE_BYTES + 5000 + head(b"k").bytes() - extent.first);
         for at in places {
             pages[at / PAGE_BYTES].0[at % PAGE_BYTES] ^= 4;
             let whole = records(&pages).next().is_some_and(|found| found.is_whole(seed));

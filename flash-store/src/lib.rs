@@ -323,8 +323,8 @@ impl FlashStore {
         let mut lives = self.lives.lock();
         let Some(open) = self.open_segment(&mut lives) else { return Placed::NoSegment };
         let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
-        let extent = Extent::of(head.key.len(), value_bytes);
-        let record_bytes = RECORD_HEADER_BYTES + head.key.len() + value_bytes;
+        let extent = Extent::of(head.bytes(), value_bytes);
+        let record_bytes = head.bytes() + value_bytes;
         if extent.pages() > self.segment_pages / 2 {
             return Placed::TooLarge;
         }

@@ -74,7 +74,7 @@ mod tests {
             let unit = |x: u64| (x as f64 + 1.0) / (1u64 << 53) as f64;
             let normal = (-2.0 * unit(a).ln()).sqrt() * (std::f64::consts::TAU * unit(b)).cos();
             let size = (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp().max(16.0) as usize;
-            match packing.place(mix(n * 3), Extent::of(20, size)) {
+            match packing.place(mix(n * 3), Extent::of(50, size)) {
                 Some(_) => refused = 0,
                 None => refused += 1,
             }

@@ -105,7 +105,7 @@ impl Cache {
         let value: Vec<&[u8]> = object.value().collect();
         match flash.append(hash, &head, value.into_iter()) {
             Placed::Yes => {
-                let bytes = (flash_store::RECORD_HEADER_BYTES + head.key.len() + object.value_bytes()) as u64;
+                let bytes = (head.bytes() + object.value_bytes()) as u64;
                 hands.count(head.tenant, Count::Demoted);
                 hands.count_by(head.tenant, Count::DemotedBytes, bytes);
                 if head.rescued {
