@@ -38,7 +38,8 @@ def measure(quick):
                 group.mkdir()
                 (group / "memory.limit_in_bytes").write_text(str(limit_mib << 20))
                 servers[name] = Server(command, cpu=0, group=group)
-                fill(servers[name], "--keys", keys, "--value-bytes", VALUE)
+                # slowly: extstore drops what comes faster than it writes
+                fill(servers[name], "--keys", keys, "--value-bytes", VALUE, "--rate", 25_000)
             reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]
             for label, arguments, depth in (("50 connections", ["--connections", 50], 32), ("4 connections, pipeline 32", ["--connections", 4, "--pipeline", 32], 128)):
                 runs = {name: [] for name in servers}

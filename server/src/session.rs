@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Completed, Expected, FlashRead, Listing, Page, Turn, Worker};
+use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
@@ -666,25 +666,49 @@ impl Connection {
             Completed::Hit(object) => Some(object),
             Completed::Miss => None,
         };
-        let hole = self.behind.iter_mut().find(|chunk| matches!(chunk, Chunk::Hole { slot: own, .. } if *own == slot));
-        if let Some(chunk) = hole {
-            let mut out = Vec::new();
-            let Chunk::Hole { spelling, .. } = &*chunk else { unreachable!("it was found as a hole") };
-            match (spelling, filled) {
-                (Spelling::Text { with_cas }, Some(object)) => {
-                    let unique = with_cas.then_some(if self.server.config.cas { object.unique } else { 0 });
-                    text::value_header(&mut out, &key, object.client_flags, object.value.len(), unique);
-                    out.extend_from_slice(&object.value);
-                    out.extend_from_slice(b"\r\n");
+        let is_slot = |chunk: &Chunk| matches!(chunk, Chunk::Hole { slot: own, .. } if *own == slot);
+        if self.behind.front().is_some_and(is_slot) {
+            let Some(Chunk::Hole { spelling, .. }) = self.behind.pop_front() else { unreachable!("looked at above") };
+            self.spell_flash(&spelling, &key, filled.as_ref(), cache.now(), |connection| connection.output.ready());
+            self.advance_output();
+        } else if let Some(at) = self.behind.iter().position(is_slot) {
+            let filling =
+                Chunk::Ready(Vec::with_capacity(filled.as_ref().map_or(0, |object| object.value.len() + 320)));
+            let Chunk::Hole { spelling, .. } = std::mem::replace(&mut self.behind[at], filling) else {
+                unreachable!("it was found as a hole")
+            };
+            self.spell_flash(&spelling, &key, filled.as_ref(), cache.now(), |connection| {
+                match &mut connection.behind[at] {
+                    Chunk::Ready(bytes) => bytes,
+                    Chunk::Hole { .. } => unreachable!("it was filled above"),
                 }
-                (Spelling::Text { .. }, None) => {}
-                (Spelling::Meta(line), Some(object)) => meta::spell_flash_hit(line, &object, cache.now(), &mut out),
-                (Spelling::Meta(line), None) => meta::spell_flash_miss(line, &mut out),
-                (Spelling::Binary(header), found) => binary::spell_flash(&mut out, header, &key, found.as_ref()),
-            }
-            *chunk = Chunk::Ready(out);
+            });
         }
-        self.advance_output();
+    }
+
+    /// Spells what was found on flash, or that nothing was, where `out` says.
+    fn spell_flash(
+        &mut self,
+        spelling: &Spelling,
+        key: &[u8],
+        found: Option<&FlashObject>,
+        now: u32,
+        out: impl FnOnce(&mut Connection) -> &mut Vec<u8>,
+    ) {
+        let shows_uniques = self.server.config.cas;
+        let out = out(self);
+        match (spelling, found) {
+            (Spelling::Text { with_cas }, Some(object)) => {
+                let unique = with_cas.then_some(if shows_uniques { object.unique } else { 0 });
+                text::value_header(out, key, object.client_flags, object.value.len(), unique);
+                out.extend_from_slice(&object.value);
+                out.extend_from_slice(b"\r\n");
+            }
+            (Spelling::Text { .. }, None) => {}
+            (Spelling::Meta(line), Some(object)) => meta::spell_flash_hit(line, object, now, out),
+            (Spelling::Meta(line), None) => meta::spell_flash_miss(line, out),
+            (Spelling::Binary(header), found) => binary::spell_flash(out, header, key, found),
+        }
     }
 
     /// Moves what is complete at the head of the queue to where it can be sent.

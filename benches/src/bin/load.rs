@@ -312,7 +312,7 @@ fn fill(flags: &Flags) -> Result<()> {
     } else {
         Box::new(TcpStream::connect(&flags.server)?)
     };
-    let mut out = Vec::new();
+    let (mut out, began) = (Vec::new(), Instant::now());
     for number in 0..flags.keys as u32 {
         let key = key_of(number);
         out.extend_from_slice(b"set ");
@@ -323,6 +323,10 @@ fn fill(flags: &Flags) -> Result<()> {
         if out.len() > 1 << 16 {
             stream.write_all(&out)?;
             out.clear();
+            if flags.rate > 0.0 {
+                let due = Duration::from_secs_f64(f64::from(number) / flags.rate);
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
         }
     }
     out.extend_from_slice(b"mn\r\n");

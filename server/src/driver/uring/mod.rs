@@ -39,6 +39,8 @@ const SEND_BYTES: usize = 16 << 10;
 const STALL: Duration = Duration::from_micros(500);
 /// How often watching connections look for lines.
 const WATCH: Duration = Duration::from_millis(10);
+/// Pages that are kept for further reads.
+const SPARE_PAGES: usize = 128;
 /// How often idle connections are looked for.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -113,6 +115,8 @@ struct Uring {
     worker: cache::Worker,
     clients: Table<Client>,
     reads: Table<Reading>,
+    /// Pages of reads that are over, for the next ones: memory for direct I/O is slow to get.
+    spare_pages: Vec<Vec<Page>>,
     /// Clients to serve in this round.
     ready: Vec<u64>,
     /// Clients that wait for memory.
@@ -140,6 +144,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 worker,
                 clients: Table::default(),
                 reads: Table::default(),
+                spare_pages: Vec::new(),
                 ready: Vec::new(),
                 stalled: Vec::new(),
                 watching: Vec::new(),
@@ -339,6 +344,9 @@ impl Uring {
             client.connection.complete(&self.parts.cache, &mut self.worker, slot, read, pages);
             self.list(client_id);
         }
+        if pages.len() == 1 && self.spare_pages.len() < SPARE_PAGES {
+            self.spare_pages.push(pages);
+        }
     }
 
     /// Lists those who wait for time to pass.
@@ -378,7 +386,8 @@ impl Uring {
                 parts.cleaner.unpark();
             }
             for wanted in connection.take_wanted() {
-                let pages = vec![Page::ZERO; wanted.read.pages()];
+                let mut pages = self.spare_pages.pop().unwrap_or_default();
+                pages.resize(wanted.read.pages(), Page::ZERO);
                 let at = wanted.read.at();
                 let read = self.reads.insert(Reading { client: id, slot: wanted.slot, read: wanted.read, pages });
                 let file = parts.device.as_ref().and_then(|device| device.descriptor());
