@@ -77,10 +77,12 @@ impl Clock {
 
     /// Counts accesses. Workers report theirs in batches.
     pub(crate) fn count(&self, accesses: u32) {
-        let total = self.accesses.fetch_add(accesses, Ordering::Relaxed) + accesses;
+        let total = self.accesses.fetch_add(accesses, Ordering::Relaxed).wrapping_add(accesses);
         let a_tick = self.accesses_a_tick.load(Ordering::Relaxed);
-        if total >= a_tick {
-            self.accesses.fetch_sub(a_tick.min(total), Ordering::Relaxed);
+        // one of those who see a tick's worth takes it; who is overtaken leaves it to the one who came later
+        if total >= a_tick
+            && self.accesses.compare_exchange(total, total - a_tick, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.tick.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -94,6 +96,19 @@ pub(crate) fn ticks_since(now: u32, then: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_report_at_once_make_no_tick_twice() {
+        let clock = Clock::new();
+        let (before, a_tick) = (clock.tick(), clock.accesses_a_tick.load(Ordering::Relaxed));
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| (0..50_000).for_each(|_| clock.count(a_tick / 3 + 1)));
+            }
+        });
+        let counted = u64::from(clock.tick() - before) * u64::from(a_tick);
+        assert_eq!(counted + u64::from(clock.accesses.load(Ordering::Relaxed)), 200_000 * u64::from(a_tick / 3 + 1));
+    }
 
     #[test]
     fn ticks_are_turned_back_into_seconds() {
