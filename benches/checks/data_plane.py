@@ -73,7 +73,7 @@ def measure(quick):
     null = ROOT / "target/null/release/flashare"
     command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null", "--target-dir", ROOT / "target/null"]
     subprocess.run(command, cwd=ROOT, check=True)
-    rounds, seconds = (1, 0.7) if quick else (7, 2.0)
+    rounds, seconds = (1, 0.7) if quick else (5, 1.5)
     rows = []
     with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours, flashare("-m", 64, binary=null) as nothing:
         fill(theirs)

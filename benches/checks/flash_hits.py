@@ -23,8 +23,8 @@ def measure(quick):
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "fio"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     from .data_plane import fill, load, peer
 
-    keys, limit_mib, dram = (200_000, 120, 40) if quick else (1_600_000, 500, 100)
-    seconds, rounds = (1.0, 1) if quick else (4.0, 5)
+    keys, limit_mib, dram = (200_000, 120, 40) if quick else (1_000_000, 320, 100)
+    seconds, rounds = (1.0, 1) if quick else (3.0, 3)
     rows = []
     with scratch() as folder:
         flash = f"{folder}/ours.flash:{keys * VALUE * 3 // 2 >> 20}MiB"

@@ -38,6 +38,11 @@ impl Clock {
         self.tick.load(Ordering::Relaxed)
     }
 
+    /// Goes on from the tick of an earlier life.
+    pub(crate) fn resume(&self, tick: u32) {
+        self.tick.store(tick, Ordering::Relaxed);
+    }
+
     /// Sets the time; true if a second has passed.
     pub(crate) fn advance(&self, secs: u32, objects: usize) -> bool {
         let before = self.secs.swap(secs, Ordering::Relaxed);

@@ -281,14 +281,23 @@ pub(crate) fn is_whole_segment(pages: &[Page], sequence: u64) -> bool {
         && word(24) == xxh3_64(bytemuck::cast_slice(&pages[1..]))
 }
 
-/// The first page of a flash file.
-pub fn superblock(segment_bytes: usize, segments: u32) -> Page {
+/// The first page of a flash file. `nonce` names the image that a clean stop left; 0 while the file is in use, and after a
+/// crash.
+pub fn superblock(segment_bytes: usize, segments: u32, nonce: u64) -> Page {
     let mut page = Page::ZERO;
     page.0[..16].copy_from_slice(SUPERBLOCK_MAGIC);
     page.0[16..20].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     page.0[20..24].copy_from_slice(&segments.to_le_bytes());
     page.0[24..32].copy_from_slice(&(segment_bytes as u64).to_le_bytes());
+    page.0[32..40].copy_from_slice(&nonce.to_le_bytes());
     page
+}
+
+/// The nonce of a superblock of this version; 0 of any other page.
+pub fn superblock_nonce(page: &Page) -> u64 {
+    let known = page.0[..16] == SUPERBLOCK_MAGIC[..] && page.0[16..20] == FORMAT_VERSION.to_le_bytes();
+    let nonce = page.0[32..40].try_into().map_or(0, u64::from_le_bytes);
+    if known { nonce } else { 0 }
 }
 
 /// Whether a page is the superblock of a flashare file (of any version), or blank.

@@ -5,11 +5,13 @@
 //! displacing an entry keeps it in its class (INV-FRESH depends on it: see docs/flash-index.md). Changes to a class are made
 //! under its lock; readers take none.
 
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::entry::{CLOCK_MAX, Entry, EntryLayout};
+use crate::image::read_u32;
 
 const SLOTS: usize = 16;
 const _: () = assert!(SLOTS * 4 == 64); // a bucket is a cache line
@@ -56,6 +58,28 @@ impl FlashIndex {
 
     pub(crate) fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn save(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut bytes = [0; 4 * SLOTS];
+        for bucket in &self.buckets {
+            for (slot, bytes) in bucket.0.iter().zip(bytes.chunks_exact_mut(4)) {
+                bytes.copy_from_slice(&slot.load(Ordering::Relaxed).to_le_bytes());
+            }
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load(&self, input: &mut impl Read) -> io::Result<()> {
+        let mut used = 0;
+        for slot in self.buckets.iter().flat_map(|bucket| &bucket.0) {
+            let word = read_u32(input)?;
+            used += usize::from(word != 0);
+            slot.store(word, Ordering::Relaxed);
+        }
+        self.entries.store(used, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn slots(&self) -> usize {

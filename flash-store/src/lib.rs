@@ -14,6 +14,7 @@
 mod device;
 mod entry;
 mod format;
+mod image;
 mod index;
 mod ledger;
 mod packing;
@@ -28,7 +29,7 @@ pub use device::{Device, FileDevice, MemoryDevice, OpenError};
 use entry::CLOCK_MAX;
 pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
 use format::PageSeed;
-pub use format::{Extent, FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock};
+pub use format::{Extent, FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock, superblock_nonce};
 use index::FlashIndex;
 use ledger::add;
 pub use ledger::{Ledger, LedgerFigures};

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::driver::Driver;
 use crate::flags::Flags;
 use crate::options::Options;
+use crate::restart::Restart;
 
 /// TCP port unless another is stated, as memcached.
 const PORT: i32 = 11211;
@@ -81,6 +82,8 @@ pub struct Config {
     pub udp_port: Option<u16>,
     /// Unix socket to listen on, with its mode, instead of the network.
     pub unix_socket: Option<(PathBuf, u32)>,
+    /// What a start believes of the flash's content.
+    pub restart: Restart,
     /// What moves bytes.
     pub driver: Driver,
     /// Connections that may wait to be accepted.
@@ -276,6 +279,7 @@ impl Config {
             udp_port: port(flags.udp_port),
             unix_socket: flags.unix_socket.clone().map(|path| (path, mode)),
             backlog: flags.backlog,
+            restart: flags.restart.parse().map_err(anyhow::Error::msg).context("--restart")?,
             driver: flags.io.parse().map_err(anyhow::Error::msg).context("--io")?,
             dialect,
             requests_a_turn: flags.requests_a_turn,

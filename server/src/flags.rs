@@ -146,6 +146,9 @@ pub struct Flags {
     /// Mean object size that the flash index is made for, in bytes [default: 320, more where the index would outgrow -m]
     #[arg(long, value_name = "BYTES", help_heading = OURS)]
     pub flash_object_size: Option<usize>,
+    /// What a start believes of the flash's content: that of a clean stop, or never anything
+    #[arg(long, value_name = "WHEN", default_value = "clean", help_heading = OURS)]
+    pub restart: String,
     /// What is admitted to flash: svm (a model a tenant), all, none
     #[arg(long, value_name = "RULE", default_value = "svm", help_heading = OURS)]
     pub admission: String,

@@ -15,6 +15,7 @@ mod meta;
 mod operator;
 mod options;
 mod output;
+mod restart;
 mod serve;
 mod session;
 mod shared;
@@ -27,6 +28,7 @@ pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_siz
 pub use driver::Driver;
 pub use flags::Flags;
 pub use lifecycle::{Running, start};
+pub use restart::Restart;
 pub use session::{Arrival, Connection, Slot, Wanted};
 pub use shared::{Peer, Server};
 pub use stats::COUNT_KEYS;

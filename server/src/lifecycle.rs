@@ -13,6 +13,7 @@ use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
+use crate::restart::{self, Restart};
 use crate::shared::Server;
 
 /// A running server.
@@ -29,6 +30,8 @@ pub struct Running {
     workers: Vec<Worker>,
     datagrams: Option<Worker>,
     background: Background,
+    /// Where what a clean stop leaves goes.
+    left: Option<(Arc<dyn Device>, PathBuf)>,
 }
 
 /// Opens the flash, or says why the server goes on without.
@@ -65,12 +68,9 @@ fn prepare(flash: &FlashPath) -> Result<Arc<dyn Device>> {
 /// Starts a server. It serves when this returns.
 pub fn start(mut config: Config) -> Result<Running> {
     let device = open_flash(&mut config)?;
-    let cache = Arc::new(Cache::new(config.cache.clone())?);
-    if let (Some(device), Some(flash)) = (&device, config.cache.flash) {
-        let segment_bytes = cache.figures().flash.map_or(0, |flash| flash.segment_bytes);
-        let segments = (flash.bytes / segment_bytes.max(1) as u64) as u32;
-        device.write(0, &[cache::superblock(segment_bytes, segments)]).context("writing to flash")?;
-    }
+    let image = config.flash.as_ref().and_then(|flash| restart::image_path(&flash.path));
+    let image = image.filter(|_| config.restart != Restart::Never);
+    let cache = Arc::new(restart::begin(&config.cache, device.as_deref(), image.as_deref(), config.restart)?);
     let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
     let server = Arc::new(Server::new(config, driver)?);
     cache.advance(server.now());
@@ -104,6 +104,7 @@ pub fn start(mut config: Config) -> Result<Running> {
         workers,
         datagrams,
         background,
+        left: device.zip(image),
     };
     running.listen_everywhere(&server)?;
     Ok(running)
@@ -172,6 +173,11 @@ impl Running {
             let _ = worker.thread.join();
         }
         self.background.stop();
+        if let Some((device, image)) = self.left
+            && let Err(error) = restart::end(&self.cache, &*device, &image)
+        {
+            eprintln!("flashare: the next start will be empty: {error:#}");
+        }
         if let Some(path) = self.socket_file {
             let _ = std::fs::remove_file(path);
         }

@@ -10,7 +10,7 @@ use crate::{Cache, Hands};
 
 /// What happens to an object that lost the contest for DRAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Loser {
+pub(crate) enum Loser {
     /// It is on flash now.
     Demoted,
     /// It is gone.
@@ -87,7 +87,7 @@ impl Cache {
 
     /// Offers an object to the open flash segment. Its key is locked: the flash entry is published before the DRAM entry is
     /// hidden, so a reader finds one or the other.
-    fn demote(&self, flash: &FlashStore, hands: &Hands, hash: u64, object: &Object<'_>) -> Loser {
+    pub(crate) fn demote(&self, flash: &FlashStore, hands: &Hands, hash: u64, object: &Object<'_>) -> Loser {
         let access = object.access();
         let head = RecordHead {
             tenant: object.tenant(),

@@ -25,7 +25,7 @@ impl Cache {
     }
 
     /// Recycles the oldest flash segment if none is free: what was hit lately is rescued to DRAM, the rest is gone.
-    pub(super) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
+    pub(crate) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
         let Some(intent) = flash.wants_to_recycle() else { return };
         background.buffer.resize(intent.pages, blank(1)[0]);
         let read = device.read(intent.at, &mut background.buffer);

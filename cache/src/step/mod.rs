@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use flash_store::Device;
 
+pub(crate) use fate::Loser;
 pub use train::Trained;
 
 use crate::{Cache, Worker};

@@ -107,6 +107,10 @@ impl Device for FileDevice {
         self.file.write_all_at(bytemuck::cast_slice(pages), at)
     }
 
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.file.as_raw_fd())
     }

@@ -17,6 +17,10 @@ pub trait Device: Send + Sync {
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()>;
     /// Writes `pages` at byte offset `at`.
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()>;
+    /// Makes what was written outlive a loss of power.
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// The descriptor that it reads from, for drivers that read by themselves; None if it has none.
     fn descriptor(&self) -> Option<RawFd> {
         None

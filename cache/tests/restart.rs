@@ -1,0 +1,142 @@
+//! A clean stop and the start after it: what comes back is what was stored last, or nothing.
+
+use std::collections::HashMap;
+
+use cache::{Cache, CacheSettings, Completed, Device, FlashSettings, Lookup, MemoryDevice, Mode, Page, Storing};
+use log_memory::mix;
+
+const FLASH_BYTES: u64 = 24 << 20;
+
+fn settings() -> CacheSettings {
+    let mut settings = CacheSettings::for_memory(4 << 20);
+    settings.flash = Some(FlashSettings { segment_bytes: Some(256 << 10), ..FlashSettings::for_bytes(FLASH_BYTES) });
+    settings.admission = "all".parse().unwrap();
+    settings.seed = 5;
+    settings
+}
+
+fn value_of(key: u64, version: u64) -> Vec<u8> {
+    (0..100 + mix(key ^ version) as usize % 900)
+        .map(|n| mix(key ^ mix(version) ^ (n as u64 / 8)).to_le_bytes()[n % 8])
+        .collect()
+}
+
+/// The value, flags and unique of a key, wherever it lies.
+fn read(cache: &Cache, worker: &mut cache::Worker, device: &MemoryDevice, key: &str) -> Option<(Vec<u8>, u32, u64)> {
+    let mut turn = cache.turn(worker);
+    let mut wanted = match turn.get(0, key.as_bytes()) {
+        Lookup::Hit(object) => {
+            return Some((object.value().collect::<Vec<_>>().concat(), object.client_flags(), object.unique()));
+        }
+        Lookup::FlashHit(object) => return Some((object.value, object.client_flags, object.unique)),
+        Lookup::Miss => return None,
+        Lookup::Flash(read) => read,
+    };
+    loop {
+        let mut pages = vec![Page::ZERO; wanted.pages()];
+        device.read(wanted.at(), &mut pages).unwrap();
+        match turn.complete(wanted, Some(&pages)) {
+            Completed::Again(next) => wanted = next,
+            Completed::Hit(object) => return Some((object.value, object.client_flags, object.unique)),
+            Completed::Miss => return None,
+        }
+    }
+}
+
+/// Stores, overwrites, deletes and expires; returns what every key should hold.
+fn work(cache: &Cache, device: &MemoryDevice, seed: u64) -> HashMap<u64, Option<u64>> {
+    let (mut worker, mut background) = (cache.worker(), cache.background());
+    let mut expected = HashMap::new();
+    for n in 0..30_000u64 {
+        let key = mix(seed ^ n) % 9_000;
+        let name = format!("key{key}");
+        if mix(n ^ seed).is_multiple_of(7) {
+            cache.turn(&mut worker).delete(0, name.as_bytes());
+            expected.insert(key, None);
+        } else {
+            let value = value_of(key, n);
+            let expiry = if key % 11 == 3 { cache.now() + 50 } else { 0 };
+            let storing =
+                Storing { client_flags: (key % 3) as u32, expiry, ..Storing::new(Mode::Set, name.as_bytes(), &value) };
+            while cache.turn(&mut worker).store(0, &storing).is_err() {
+                cache.step(&mut background, Some(device));
+            }
+            expected.insert(key, Some(n));
+        }
+        while cache.wants_cleaning() {
+            cache.step(&mut background, Some(device));
+        }
+    }
+    expected
+}
+
+fn stop(cache: &Cache, device: &MemoryDevice) -> Vec<u8> {
+    cache.leave(&mut cache.background(), device, || false);
+    let mut image = Vec::new();
+    cache.save(&mut image).unwrap();
+    image
+}
+
+#[test]
+fn a_clean_stop_keeps_what_was_stored_last_and_nothing_else() {
+    let device = MemoryDevice::new(FLASH_BYTES);
+    let mut cache = Cache::new(settings()).unwrap();
+    cache.advance(1_000_000);
+    for life in 0..3u64 {
+        let expected = work(&cache, &device, life);
+        let mut worker = cache.worker();
+        let before: HashMap<u64, _> =
+            expected.keys().map(|key| (*key, read(&cache, &mut worker, &device, &format!("key{key}")))).collect();
+        drop(worker);
+        let image = stop(&cache, &device);
+        cache = Cache::restore(settings(), image.as_slice()).unwrap();
+        cache.advance(1_000_010);
+        let (mut worker, mut there, mut kept) = (cache.worker(), 0, 0);
+        for (key, version) in &expected {
+            let after = read(&cache, &mut worker, &device, &format!("key{key}"));
+            if let Some((value, flags, _)) = &after {
+                assert_eq!(Some(value), version.map(|version| value_of(*key, version)).as_ref(), "key{key}");
+                assert_eq!(u64::from(*flags), key % 3);
+                assert_eq!(after, before[key], "its unique is the same");
+                kept += 1;
+            }
+            there += u32::from(before[key].is_some());
+        }
+        assert!(there > 3_000 && kept * 100 > there * 97, "of {there} objects {kept} came back");
+    }
+    cache.advance(1_000_100);
+    let mut worker = cache.worker();
+    let expired = (0..9_000u64)
+        .filter(|key| key % 11 == 3)
+        .filter(|key| read(&cache, &mut worker, &device, &format!("key{key}")).is_some());
+    assert_eq!(expired.count(), 0, "expiries hold across a restart");
+    cache.turn(&mut worker).flush_all(None, None);
+    let image = stop(&cache, &device);
+    let cache = Cache::restore(settings(), image.as_slice()).unwrap();
+    let mut worker = cache.worker();
+    assert!(
+        (0..9_000).all(|key| read(&cache, &mut worker, &device, &format!("key{key}")).is_none()),
+        "so does a flush"
+    );
+}
+
+#[test]
+fn a_damaged_or_foreign_image_is_refused() {
+    let device = MemoryDevice::new(FLASH_BYTES);
+    let cache = Cache::new(settings()).unwrap();
+    cache.advance(1_000_000);
+    work(&cache, &device, 1);
+    let image = stop(&cache, &device);
+    assert!(Cache::restore(settings(), image.as_slice()).is_ok());
+    for at in (0..image.len()).step_by(image.len() / 50 + 1).chain([image.len() - 1]) {
+        let mut damaged = image.clone();
+        damaged[at] ^= 1;
+        assert!(Cache::restore(settings(), damaged.as_slice()).is_err(), "byte {at} was changed");
+        assert!(Cache::restore(settings(), &image[..at]).is_err(), "cut at {at}");
+    }
+    assert!(Cache::restore(settings(), &[0u8; 1000][..]).is_err());
+    let mut larger = settings();
+    larger.flash = Some(FlashSettings { segment_bytes: Some(256 << 10), ..FlashSettings::for_bytes(2 * FLASH_BYTES) });
+    let error = Cache::restore(larger, image.as_slice()).err().unwrap();
+    assert!(error.to_string().contains("have changed"), "{error}");
+}

@@ -1,0 +1,91 @@
+//! What outlives a stop, over real sockets: a clean stop's content, and nothing of a crash's.
+
+mod common;
+
+use std::path::Path;
+
+use clap::Parser;
+use common::Client;
+use server::{Config, Flags, Running, start};
+
+fn begin(flash: &Path, more: &[&str]) -> (Running, Client) {
+    let flash = format!("{}:32MiB", flash.display());
+    let flags = ["flashare", "-p", "-1", "-t", "2", "-m", "4", "--admission", "all", "--flash", &flash];
+    let running = start(Config::new(&Flags::parse_from(flags.iter().chain(more))).unwrap()).unwrap();
+    let stream = std::net::TcpStream::connect(("127.0.0.1", running.port)).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    (running, Client { stream })
+}
+
+fn store(client: &mut Client, keys: usize) {
+    for n in 0..keys {
+        let value = format!("{n:06}").repeat(100);
+        client.expect(&format!("set key{n} {} 0 600\r\n{value}\r\n", n % 5), "STORED\r\n");
+    }
+}
+
+/// How many keys are there; each with its own value and flags.
+fn count(client: &mut Client, keys: usize) -> usize {
+    (0..keys)
+        .filter(|n| {
+            client.send(format!("get key{n}\r\n").as_bytes());
+            let answer = client.read_until("END\r\n");
+            let value = format!("{n:06}").repeat(100);
+            assert!(
+                answer == "END\r\n" || answer == format!("VALUE key{n} {} 600\r\n{value}\r\nEND\r\n", n % 5),
+                "{answer}"
+            );
+            answer != "END\r\n"
+        })
+        .count()
+}
+
+#[test]
+fn a_clean_stop_keeps_the_content() {
+    const KEYS: usize = 15_000;
+    let folder = tempfile::tempdir().unwrap();
+    let flash = folder.path().join("flash");
+    let (running, mut client) = begin(&flash, &[]);
+    store(&mut client, KEYS);
+    client.expect("delete key7\r\n", "DELETED\r\n");
+    let before = count(&mut client, KEYS);
+    running.stop();
+    let (running, mut client) = begin(&flash, &[]);
+    assert!(!folder.path().join("flash.index").exists(), "an image is believed once");
+    let after = count(&mut client, KEYS);
+    assert!(before > 12_000 && after * 100 > before * 95, "of {before} objects {after} came back");
+    client.expect("get key7\r\n", "END\r\n");
+    store(&mut client, 1_000);
+    running.stop();
+    let (running, mut client) = begin(&flash, &["--restart", "never"]);
+    assert_eq!(count(&mut client, KEYS), 0);
+    running.stop();
+}
+
+#[test]
+fn after_a_crash_nothing_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, image) = (folder.path().join("flash"), folder.path().join("flash.index"));
+    let (running, mut client) = begin(&flash, &[]);
+    store(&mut client, 5_000);
+    running.stop();
+    let kept = std::fs::read(&image).unwrap();
+    let (running, mut client) = begin(&flash, &[]);
+    assert!(count(&mut client, 5_000) > 4_500);
+    // as a crash leaves it: the flash as it is while it is in use, and an image of the past
+    let crashed = folder.path().join("crashed");
+    std::fs::copy(&flash, &crashed).unwrap();
+    std::fs::write(folder.path().join("crashed.index"), &kept).unwrap();
+    running.stop();
+    let (running, mut client) = begin(&crashed, &[]);
+    assert_eq!(count(&mut client, 5_000), 0);
+    running.stop();
+    // an image that is damaged, or of another file, is refused
+    let mut damaged = std::fs::read(&image).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&image, &damaged).unwrap();
+    let (running, mut client) = begin(&flash, &[]);
+    assert_eq!(count(&mut client, 5_000), 0);
+    running.stop();
+}
