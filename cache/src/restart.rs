@@ -67,7 +67,7 @@ impl Cache {
         }
         let (mut cursor, mut at_end, mut gone) = (Cursor::default(), false, 0);
         let mut waiting: Vec<(u16, Box<[u8]>, usize)> = Vec::new();
-        while !(at_end && waiting.is_empty()) && !is_over() {
+        while !(is_over() || at_end && waiting.is_empty()) {
             if !at_end {
                 let guard = background.worker.participant.enter();
                 at_end = !self.memory.visit(&guard, &mut cursor, BUCKETS_A_PIECE, |object| {
