@@ -1,11 +1,12 @@
 //! Steps of the main path and of the background work, one by one: parse, get and set in DRAM, look-up in the flash index,
-//! packing, scoring.
+//! packing, scoring. `cargo bench -p benches`.
 
 use std::hint::black_box;
 
 use cache::{Cache, CacheSettings, Lookup, Mode, Storing};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flash_store::{FlashShape, FlashStore, Placed, RecordHead};
+use log_memory::{Access, KeyHasher, LogMemory, NewObject, Shape};
 use predictor::{Model, Observation};
 
 const KEYS: u64 = 100_000;
@@ -62,6 +63,77 @@ fn dram(c: &mut Criterion) {
                 Lookup::Hit(object) => object.value_bytes(),
                 _ => 0,
             }
+        });
+    });
+    group.finish();
+}
+
+/// The steps of a get, one by one, over as many objects as do not fit the processor's caches.
+fn steps(c: &mut Criterion) {
+    const OBJECTS: u64 = 1_000_000;
+    let shape = Shape::for_memory(512 << 20);
+    let memory = LogMemory::new(shape, KeyHasher::new(1)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    for n in 0..OBJECTS {
+        let (turn, name) = (part.enter(), key(n));
+        let hash = memory.hash(0, name.as_bytes());
+        let object = NewObject {
+            tenant: 0,
+            key: name.as_bytes(),
+            value: &[&[7; 100]],
+            client_flags: 0,
+            expiry: 0,
+            version: n + 1,
+            unique: None,
+            birth: 0,
+            access: Access::default(),
+            history: 0,
+            rescued: false,
+        };
+        let at = memory.append(&mut writer, hash, &object).unwrap();
+        memory.publish(&turn, &memory.lock(hash), at, None);
+        if memory.wanted_index_growth().is_some() {
+            memory.grow_index().unwrap();
+            while memory.grow_index_step(&turn, 1024) {}
+        }
+    }
+    let names: Vec<String> = (0..1 << 16).map(|n| key(mix(n) % OBJECTS)).collect();
+    let turn = part.enter();
+    let mut group = c.benchmark_group("steps of a get");
+    group.throughput(Throughput::Elements(1));
+    let mut n = 0;
+    let mut next = || {
+        n = (n + 1) % names.len();
+        names[n].as_bytes()
+    };
+    group.bench_function("hash", |b| b.iter(|| memory.hash(0, black_box(next()))));
+    group.bench_function("index and object, alone", |b| {
+        b.iter(|| {
+            let name = next();
+            memory.find(&turn, memory.hash(0, name), 0, name).is_some()
+        });
+    });
+    group.throughput(Throughput::Elements(16));
+    group.bench_function("index and object, sixteen expected together", |b| {
+        b.iter(|| {
+            let batch: [&[u8]; 16] = std::array::from_fn(|_| next());
+            let hashes = batch.map(|name| memory.hash(0, name));
+            hashes.iter().for_each(|hash| memory.prefetch(*hash));
+            hashes.iter().for_each(|hash| memory.prefetch_object(&turn, *hash));
+            batch.iter().zip(hashes).filter(|(name, hash)| memory.find(&turn, *hash, 0, name).is_some()).count()
+        });
+    });
+    group.throughput(Throughput::Elements(1));
+    let (mut out, hot) = (Vec::new(), key(5));
+    let object = memory.find(&turn, memory.hash(0, hot.as_bytes()), 0, hot.as_bytes()).unwrap();
+    group.bench_function("note the access", |b| b.iter(|| object.note_read(black_box(1), 7)));
+    group.bench_function("reply", |b| {
+        b.iter(|| {
+            out.clear();
+            protocol::text::value_header(&mut out, hot.as_bytes(), object.client_flags(), object.value_bytes(), None);
+            object.value().for_each(|piece| out.extend_from_slice(piece));
+            out.extend_from_slice(b"\r\nEND\r\n");
+            out.len()
         });
     });
     group.finish();
@@ -129,6 +201,6 @@ fn scoring(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
-    targets = parse, dram, flash, scoring
+    targets = parse, steps, dram, flash, scoring
 }
 criterion_main!(benches);

@@ -7,15 +7,14 @@
 //! after the hiding and cannot have found the old places.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+
+use crate::sync::{AtomicU64, Mutex, PARTICIPANTS_MAX, fence};
 
 /// Slot value of a participant that is outside of a turn.
 const OUTSIDE: u64 = u64::MAX;
-/// Threads that may take part at once.
-const PARTICIPANTS_MAX: usize = 256;
 
 /// The shared epoch and every participant's view of it.
 pub struct Grace {

@@ -10,17 +10,14 @@
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering;
 
 use crate::hash::mix;
 use crate::location::{Entry, Location, tag_of};
-use crate::region::Region;
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, LOCKS, Mutex, MutexGuard, Words};
 
 const SLOTS: usize = 8;
 const _: () = assert!(SLOTS * 8 == 64); // a bucket is a cache line
-const LOCKS: usize = 1024;
 const TABLES_MAX: usize = 64;
 /// How far a chain of displacements goes.
 const DISPLACE_DEPTH: usize = 2;
@@ -28,13 +25,13 @@ const DISPLACE_DEPTH: usize = 2;
 const GROW_AT_SIXTEENTHS: usize = 13;
 
 struct Table {
-    memory: Region,
+    memory: Words,
     buckets: usize,
 }
 
 impl Table {
     fn new(buckets: usize) -> io::Result<Table> {
-        Ok(Table { memory: Region::map(buckets * 64)?, buckets })
+        Ok(Table { memory: Words::map(buckets * 64)?, buckets })
     }
 
     fn home(&self, hash: u64) -> usize {
@@ -461,15 +458,16 @@ mod tests {
 
     #[test]
     fn a_full_bucket_pair_replaces_one_entry() {
+        const COUNT: u64 = 400;
         let index = Index::new(1).unwrap(); // 16 buckets
         let hash_of = |location: Location| mix(location.units());
         let mut lost = 0;
-        for n in 1..=400 {
+        for n in 1..=COUNT {
             let published = index.publish(&index.lock(mix(n)), at(n), None, hash_of);
             lost += usize::from(published.evicted.is_some());
         }
-        let found = (1..=400u64).filter(|n| index.find(mix(*n), |l| l == at(*n)).is_some()).count();
-        assert_eq!(found + lost, 400);
+        let found = (1..=COUNT).filter(|n| index.find(mix(*n), |l| l == at(*n)).is_some()).count();
+        assert_eq!(found + lost, COUNT as usize);
         assert_eq!(index.entries(), found);
     }
 }

@@ -14,9 +14,12 @@ mod index;
 mod location;
 mod object;
 mod open_segment;
+#[cfg(all(test, feature = "model"))]
+mod model_checked;
 mod region;
 mod relocate;
 mod segment;
+mod sync;
 
 use std::io;
 use std::sync::Arc;

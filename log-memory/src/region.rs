@@ -5,10 +5,14 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is this large asks for huge pages: fewer entries of the TLB for the same memory.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Miri knows no more than the plain mapping.
+const MAPPING: libc::c_int =
+    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
 
 /// A private anonymous mapping, zero until written, returned to the system on drop. Sizes are in bytes.
 pub struct Region {
@@ -32,7 +36,7 @@ impl Region {
                 std::ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                MAPPING,
                 -1,
                 0,
             )
@@ -40,7 +44,7 @@ impl Region {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        if len >= HUGE_PAGE_BYTES {
+        if len >= HUGE_PAGE_BYTES && !cfg!(miri) {
             // SAFETY: advice on a mapping of ours; without huge pages it stays as it is.
             unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
         }
@@ -67,7 +71,7 @@ impl Region {
     /// Has the processor fetch the cache line at byte offset `at`, ahead of its use.
     #[inline]
     pub(crate) fn prefetch(&self, at: usize) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         if at < self.len {
             // SAFETY: the address lies in the mapping; a prefetch reads nothing.
             unsafe {
@@ -75,7 +79,7 @@ impl Region {
                 _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().cast::<i8>().add(at));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = at;
     }
 
@@ -106,7 +110,9 @@ impl Region {
     pub(crate) fn discard(&self, at: usize, len: usize) {
         let from = at.next_multiple_of(4096);
         let to = (at + len).min(self.len) & !4095;
-        if from < to {
+        if cfg!(miri) {
+            self.words()[from / 8..to.max(from) / 8].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        } else if from < to {
             // SAFETY: the range lies within the mapping. Words that turn to zero read as "empty" everywhere; a failure
             // leaves the pages as they are, which is as sound.
             unsafe {

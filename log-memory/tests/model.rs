@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log_memory::{Access, KeyHasher, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
 
+/// Under Miri everything takes a thousand times as long: a short walk has to do.
+const LESS: u64 = if cfg!(miri) { 100 } else { 1 };
+
 fn shape() -> Shape {
     Shape { region_bytes: 16 * (32 << 10), mapped_bytes: 16 * (32 << 10), segment_bytes: 32 << 10, index_entries: 64 }
 }
@@ -98,7 +101,7 @@ fn random_operations_agree_with_a_map() {
     let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
     let (mut model, mut dice, mut coin) = (HashMap::new(), 1u64, 5u64);
     let (mut hits, mut cleaned, mut fragmented) = (0, 0, 0);
-    for version in 1..60_000u64 {
+    for version in 1..60_000 / LESS {
         dice = mix(dice + version);
         let key = dice % 300;
         match dice >> 32 & 7 {
@@ -127,7 +130,7 @@ fn random_operations_agree_with_a_map() {
         }
     }
     assert!(
-        hits > 1_000 && cleaned > 100 && fragmented > 1_000,
+        cfg!(miri) || hits > 1_000 && cleaned > 100 && fragmented > 1_000,
         "the rare paths were taken: {hits} {cleaned} {fragmented}"
     );
     for (key, version) in model {
@@ -139,7 +142,7 @@ fn random_operations_agree_with_a_map() {
 fn nothing_is_lost_without_a_reason() {
     let memory = LogMemory::new(shape(), KeyHasher::new(1)).unwrap();
     let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
-    for version in 1..=20_000u64 {
+    for version in 1..=20_000 / LESS {
         let key = version % 500; // 500 objects of 300 bytes: a third of the log
         while store(&memory, &part, &mut writer, key, version, &value_of(key, version, 240)).is_err() {
             clean(&memory, &part, &mut cleaner, &mut 0, true);
@@ -149,7 +152,7 @@ fn nothing_is_lost_without_a_reason() {
             while memory.grow_index_step(&part.enter(), 16) {}
         }
     }
-    for key in 0..500 {
+    for key in 0..500 / LESS {
         assert!(read(&memory, &part, key).is_some(), "key {key} was lost though there was room");
     }
     assert!(memory.take_victims().is_empty());
@@ -171,7 +174,7 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
                 let (memory, finished) = (&memory, &finished);
                 threads.spawn(move || {
                     let (part, mut writer) = (memory.join(), memory.writer());
-                    for version in 1..25_000u64 {
+                    for version in 1..25_000 / LESS {
                         let key = mix(version) % (KEYS / WRITERS) * WRITERS + me;
                         let len = [10, 200, 3_000, 6_000][(mix(version) >> 20) as usize % 4];
                         let value = value_of(key, version, len);
@@ -219,7 +222,7 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
         hits = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         cleaned = cleaner.join().unwrap();
     });
-    assert!(hits > 100 && cleaned > 50, "hits {hits}, passes {cleaned}");
+    assert!(cfg!(miri) || hits > 100 && cleaned > 50, "hits {hits}, passes {cleaned}");
 }
 
 /// Whoever shares a hash by chance is told apart by the tenant and by the whole key (INV-OWN-KEY).
