@@ -94,7 +94,8 @@ fn steps(c: &mut Criterion) {
         memory.publish(&turn, &memory.lock(hash), at, None);
         if memory.wanted_index_growth().is_some() {
             memory.grow_index().unwrap();
-            while memory.grow_index_step(&turn, 1024) {}
+            drop(turn);
+            while memory.grow_index_step(&part.enter(), 1024) {}
         }
     }
     let names: Vec<String> = (0..1 << 16).map(|n| key(mix(n) % OBJECTS)).collect();

@@ -199,6 +199,13 @@ impl Index {
         }
     }
 
+    /// Has the processor fetch all that a look for this hash may read: for one that may well find nothing.
+    pub(crate) fn prefetch_both(&self, hash: u64) {
+        for table in self.tables_at(self.state.load(Ordering::Acquire)) {
+            table.both(hash).into_iter().for_each(|bucket| table.memory.prefetch(bucket * 64));
+        }
+    }
+
     /// Publishes `new`, in the place of `old` if that is published. Returns what had to leave for want of a slot.
     pub(crate) fn publish(
         &self,
@@ -348,7 +355,9 @@ impl Index {
         self.table(self.state.load(Ordering::Acquire) / 2).memory.len() / 2
     }
 
-    /// Begins to move to a table half as large again. One thread at a time calls this and [`Index::grow_step`].
+    /// Begins to move to a table half as large again. One thread at a time calls this and [`Index::grow_step`], and no step is
+    /// taken before everyone has ended the turn in which it could have taken the old table for the current one: what such a
+    /// writer put there could be overlooked.
     pub(crate) fn grow(&self) -> io::Result<()> {
         let state = self.state.load(Ordering::Acquire);
         let next = state / 2 + 1;

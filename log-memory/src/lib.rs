@@ -12,10 +12,10 @@ mod grace;
 mod hash;
 mod index;
 mod location;
-mod object;
-mod open_segment;
 #[cfg(all(test, feature = "model"))]
 mod model_checked;
+mod object;
+mod open_segment;
 mod region;
 mod relocate;
 mod segment;
@@ -23,6 +23,7 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use candidates::Candidate;
 pub use grace::{Grace, Participant, Turn};
@@ -92,6 +93,8 @@ pub struct LogMemory {
     segments: Segments,
     index: Index,
     grace: Arc<Grace>,
+    /// The stamp of the last time that the index began to grow.
+    grown_at: AtomicU64,
     hasher: KeyHasher,
     /// Objects that lost their index slot to others, by tenant and bytes, for the owner to account for.
     victims: parking_lot::Mutex<Vec<(u16, usize)>>,
@@ -110,6 +113,7 @@ impl LogMemory {
             segments,
             index: Index::new(shape.index_entries)?,
             grace,
+            grown_at: AtomicU64::new(0),
             hasher,
             victims: parking_lot::Mutex::default(),
         })
@@ -267,7 +271,9 @@ impl LogMemory {
 
     /// Begins to grow the index; [`LogMemory::grow_index_step`] does the work. One thread at a time.
     pub fn grow_index(&self) -> io::Result<()> {
-        self.index.grow()
+        self.index.grow()?;
+        self.grown_at.store(self.grace.retire(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Segments that are free or will be after their grace period.

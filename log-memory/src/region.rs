@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Miri knows no more than the plain mapping.
-const MAPPING: libc::c_int =
-    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
+const MAPPING: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
 
 /// A private anonymous mapping, zero until written, returned to the system on drop. Sizes are in bytes.
 pub struct Region {
@@ -31,16 +30,7 @@ impl Region {
     pub fn map(len: usize) -> io::Result<Region> {
         let len = len.next_multiple_of(4096).max(4096);
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                MAPPING,
-                -1,
-                0,
-            )
-        };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, MAPPING, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

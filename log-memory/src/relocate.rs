@@ -12,6 +12,9 @@ use crate::object::{Fragment, HEADER_BYTES, Kind, Object};
 use crate::open_segment::{NoSpace, Writer, discharge};
 use crate::segment::SegmentId;
 
+/// Entries of a segment whose places in the index are fetched together.
+const ENTRIES_AHEAD: usize = 32;
+
 /// A published entry of a segment: a whole object, a head, or a fragment of the object `owner`.
 #[derive(Clone, Copy)]
 pub struct Part<'t> {
@@ -68,14 +71,31 @@ impl LogMemory {
         let meta = self.segments.meta(id);
         let (mut at, end) =
             (self.segments.start(id), self.segments.start(id) + meta.written.load(Ordering::Acquire) as usize);
+        let mut ahead = Vec::with_capacity(ENTRIES_AHEAD);
         while at < end {
-            // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
-            let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
-            let bytes = entry.log_bytes();
-            if let Some(part) = self.published(turn, entry, bytes) {
-                visit(part);
+            // their places in the index are far apart: they are fetched together
+            while at < end && ahead.len() < ENTRIES_AHEAD {
+                // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
+                let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
+                let (bytes, hash) = (entry.log_bytes(), self.hash_of_entry(entry));
+                self.index.prefetch_both(hash);
+                ahead.push((entry, bytes, hash));
+                at += bytes;
             }
-            at += bytes;
+            for (entry, bytes, hash) in ahead.drain(..) {
+                if let Some(part) = self.published(turn, entry, bytes, hash) {
+                    visit(part);
+                }
+            }
+        }
+    }
+
+    /// Hash of the key that an entry is for.
+    fn hash_of_entry(&self, entry: Object<'_>) -> u64 {
+        if entry.kind() == Kind::Fragment {
+            entry.fragment_owner()
+        } else {
+            self.hasher.hash(entry.tenant(), entry.key())
         }
     }
 
@@ -83,19 +103,17 @@ impl LogMemory {
     pub fn part_at<'t>(&'t self, turn: &'t Turn<'_>, at: Location) -> Option<Part<'t>> {
         // SAFETY: `at` was seen by `scan` in a segment that the caller still owns, so the bytes are as they were.
         let entry = unsafe { Object::at(&self.region, at) };
-        self.published(turn, entry, entry.log_bytes())
+        self.published(turn, entry, entry.log_bytes(), self.hash_of_entry(entry))
     }
 
-    fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize) -> Option<Part<'t>> {
+    fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize, hash: u64) -> Option<Part<'t>> {
         if entry.kind() == Kind::Fragment {
-            let hash = entry.fragment_owner();
             let number = entry.birth() as usize;
             let head = self.index.find(hash, |at| self.owns(at, number, entry.location()))?;
             // SAFETY: found in the index within the turn.
             let owner = unsafe { Object::at(&self.region, head) };
             return Some(Part { owner, hash, bytes, entry });
         }
-        let hash = self.hasher.hash(entry.tenant(), entry.key());
         self.index.find(hash, |at| at == entry.location())?;
         Some(Part { owner: entry, hash, bytes, entry })
     }
@@ -110,7 +128,7 @@ impl LogMemory {
     /// Copies an entry into the writer's segment and publishes the copy in its place.
     pub fn relocate(&self, turn: &Turn<'_>, writer: &mut Writer, part: Part<'_>) -> Result<Relocated, NoSpace> {
         let lock = self.lock(part.hash);
-        if self.published(turn, part.entry, part.bytes).is_none() {
+        if self.published(turn, part.entry, part.bytes, part.hash).is_none() {
             return Ok(Relocated::Gone);
         }
         let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
@@ -134,8 +152,12 @@ impl LogMemory {
         Ok(Relocated::Moved)
     }
 
-    /// Moves index entries to a larger table, a bounded number of buckets. Returns whether there is more to do.
+    /// Moves index entries to a larger table, a bounded number of buckets; none while a turn is open that began before
+    /// [`LogMemory::grow_index`] (so begin the one that is lent after it). Returns whether there is more to do.
     pub fn grow_index_step(&self, _turn: &Turn<'_>, buckets: usize) -> bool {
+        if !self.grace.has_passed(self.grown_at.load(Ordering::Relaxed)) {
+            return true;
+        }
         self.index.grow_step(buckets, |at| self.hash_at(at), |victim| self.discharge_victim(Some(victim)))
     }
 

@@ -18,6 +18,8 @@ const CANDIDATES_MAX: usize = 16;
 const FILL_PERCENT: usize = 98;
 /// Times that relocation waits for a grace period before it gives an object up.
 const WAITS_MAX: usize = 10_000;
+/// Losers whose places in the index are fetched together.
+const LOSERS_AHEAD: usize = 32;
 
 /// What is published in the chosen segments.
 struct Census {
@@ -105,19 +107,25 @@ impl Cache {
         places: usize,
     ) {
         entries.sort_unstable_by_key(|entry| (entry.tenant, entry.worth));
-        let mut contestants: Vec<Contestant<Location>> = entries
+        let mut contestants: Vec<Contestant<(Location, u64)>> = entries
             .chunk_by(|a, b| a.tenant == b.tenant)
             .map(|own| {
                 let mut balance = self.registry.tenant(own[0].tenant).account.balance();
                 balance.in_use -= own.iter().map(|entry| entry.bytes as i64).sum::<i64>();
-                Contestant { balance, candidates: own.iter().map(|entry| (entry.at, entry.bytes)).collect() }
+                Contestant {
+                    balance,
+                    candidates: own.iter().map(|entry| ((entry.at, entry.hash), entry.bytes)).collect(),
+                }
             })
             .collect();
         contest(&mut contestants, places, |_| {});
-        let mut losers: Vec<(Location, usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
+        let mut losers: Vec<((Location, u64), usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
         losers.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes)); // large records are the hardest to place
-        for (at, _) in losers {
-            self.lose_at(background, at);
+        for (n, ((at, _), _)) in losers.iter().enumerate() {
+            if n % LOSERS_AHEAD == 0 {
+                losers[n..].iter().take(LOSERS_AHEAD).for_each(|((_, hash), _)| self.memory.prefetch(*hash));
+            }
+            self.lose_at(background, *at);
             if let (Some(flash), Some(device)) = (&self.flash, device)
                 && flash.wants_to_seal()
             {

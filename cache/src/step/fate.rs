@@ -26,6 +26,7 @@ pub(crate) enum Loser {
 pub(super) struct Entry {
     pub(super) at: Location,
     pub(super) bytes: usize,
+    pub(super) hash: u64,
     pub(super) worth: u64,
     pub(super) tenant: u16,
 }
@@ -37,7 +38,7 @@ impl Cache {
         let tenant = object.tenant();
         let standing = Standing { idle: seen.idle, age: seen.age, reads: seen.reads, bytes: part.bytes as u32 };
         let worth = self.registry.tenant(tenant).rank.worth(&standing);
-        Entry { at: part.location(), bytes: part.bytes, worth, tenant }
+        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant }
     }
 
     /// Decides on an object that lost its place in DRAM, and carries the decision out.
