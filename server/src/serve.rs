@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use cache::{
-    Cache, Counted, Counting, Delta, Expected, Fetched, Fetching, Lookup, Mode, Needs, Stored, Storing, Touched, Turn,
+    Cache, Counted, Counting, Delta, Expected, Fetched, Fetching, Lookup, Mode, Needs, Object, Stored, Storing,
+    Touched, Turn,
 };
 use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
@@ -145,12 +146,7 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
             Lookup::Hit(object) => {
                 let held = connection.hold_output(cache, object.value_bytes());
                 if held {
-                    connection.tell_got(key, Some(object.value_bytes()));
-                    let unique = with_cas.then(|| connection.shown(object.unique()));
-                    let out = connection.out();
-                    text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
-                    object.value().for_each(|piece| out.extend_from_slice(piece));
-                    out.extend_from_slice(b"\r\n");
+                    spell_value(connection, key, &object, with_cas);
                 }
                 held
             }
@@ -181,6 +177,16 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
     }
     text::line(connection.out(), "END");
     Served::Done
+}
+
+/// Spells an object of DRAM, and tells those who watch.
+fn spell_value(connection: &mut Connection, key: &[u8], object: &Object<'_>, with_cas: bool) {
+    connection.tell_got(key, Some(object.value_bytes()));
+    let unique = with_cas.then(|| connection.shown(object.unique()));
+    let out = connection.out();
+    text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
+    object.value().for_each(|piece| out.extend_from_slice(piece));
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Has the objects of the next keys fetched into the processor's caches, if there are several.
@@ -220,14 +226,7 @@ fn get_and_touch(
     let start = connection.out().len();
     for key in keys {
         match turn.fetch(connection.tenant_of(cache, key), key, &fetching) {
-            Ok(Fetched::Hit(object, _)) => {
-                connection.tell_got(key, Some(object.value_bytes()));
-                let unique = with_cas.then(|| connection.shown(object.unique()));
-                let out = connection.out();
-                text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
-                object.value().for_each(|piece| out.extend_from_slice(piece));
-                out.extend_from_slice(b"\r\n");
-            }
+            Ok(Fetched::Hit(object, _)) => spell_value(connection, key, &object, with_cas),
             // it was demoted since the first look: all of it again
             Err(needs) => {
                 connection.out().truncate(start);
