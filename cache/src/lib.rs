@@ -14,6 +14,7 @@
 
 mod clock;
 mod config;
+mod content;
 mod counters;
 mod evicted;
 mod intent;

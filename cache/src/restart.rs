@@ -5,7 +5,6 @@
 //! The image is guarded by a checksum at its end. It holds the seed of the hashes and of flash's checksums: keep it from others.
 
 use std::io::{self, Error, ErrorKind, Read, Write};
-use std::sync::atomic::Ordering;
 
 use flash_store::Device;
 use log_memory::Cursor;
@@ -14,18 +13,39 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::step::{Background, Loser};
 use crate::{Cache, CacheSettings};
 
-const MAGIC: &[u8; 16] = b"flashare image 1";
+const MAGIC: &[u8; 16] = b"flashare image 2";
 /// Buckets of the DRAM index that are emptied at a time.
 const BUCKETS_A_PIECE: usize = 256;
 /// Times that an object which found no place is offered to further segments.
 const OFFERS_MAX: usize = 3;
-/// Longest name of a tenant in an image.
-const NAME_BYTES_MAX: u64 = 4096;
 
 /// Sums up what passes.
-struct Summed<S> {
+pub(crate) struct Summed<S> {
     stream: S,
     sum: Xxh3,
+}
+
+impl<S> Summed<S> {
+    pub(crate) fn new(stream: S) -> Summed<S> {
+        Summed { stream, sum: Xxh3::new() }
+    }
+}
+
+impl<S: Write> Summed<S> {
+    /// Writes the checksum of what has passed behind it.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        let sum = self.sum.digest();
+        self.stream.write_all(&sum.to_le_bytes())?;
+        self.stream.flush()
+    }
+}
+
+impl<S: Read> Summed<S> {
+    /// Reads the checksum and compares it.
+    pub(crate) fn check(mut self) -> io::Result<()> {
+        let sum = self.sum.digest();
+        if word(&mut self.stream)? == sum { Ok(()) } else { Err(invalid("its checksum is wrong")) }
+    }
 }
 
 impl<S: Write> Write for Summed<S> {
@@ -48,11 +68,11 @@ impl<S: Read> Read for Summed<S> {
     }
 }
 
-fn invalid(what: &str) -> Error {
+pub(crate) fn invalid(what: &str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
 
-fn word(input: &mut impl Read) -> io::Result<u64> {
+pub(crate) fn word(input: &mut impl Read) -> io::Result<u64> {
     let mut bytes = [0; 8];
     input.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
@@ -131,59 +151,28 @@ impl Cache {
 
     /// Writes the image. Nobody else may use the cache, and nothing may be in the open flash segment.
     pub fn save(&self, out: impl Write) -> io::Result<()> {
-        let mut out = Summed { stream: out, sum: Xxh3::new() };
+        let mut out = Summed::new(out);
         out.write_all(MAGIC)?;
-        let version = self.version.load(Ordering::Relaxed);
-        let tenants = self.registry.tenants();
-        for word in [self.settings.seed, version, u64::from(self.clock.tick()), tenants.len() as u64] {
-            out.write_all(&word.to_le_bytes())?;
-        }
-        for tenant in tenants {
-            let flushed = self.flushed[usize::from(tenant.id)].load(Ordering::Relaxed);
-            let due = self.flush_due[usize::from(tenant.id)].load(Ordering::Relaxed);
-            for word in [tenant.name.len() as u64, flushed, u64::from(due)] {
-                out.write_all(&word.to_le_bytes())?;
-            }
-            out.write_all(tenant.name.as_bytes())?;
-        }
+        out.write_all(&self.settings.seed.to_le_bytes())?;
+        self.save_versions(&mut out)?;
         self.flash_tier().save(&mut out)?;
-        let sum = out.sum.digest();
-        out.stream.write_all(&sum.to_le_bytes())?;
-        out.stream.flush()
+        out.end()
     }
 
     /// A cache as it was when it wrote this image, with these settings but for the seed. An error says what does not fit.
     pub fn restore(mut settings: CacheSettings, input: impl Read) -> io::Result<Cache> {
-        let mut input = Summed { stream: input, sum: Xxh3::new() };
+        let mut input = Summed::new(input);
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
         if magic != *MAGIC {
             return Err(invalid("it is no image, or one of another version"));
         }
         settings.seed = word(&mut input)?;
-        let (version, tick, tenants) = (word(&mut input)?, word(&mut input)?, word(&mut input)?);
         let cache = Cache::new(settings).map_err(|error| invalid(&error.to_string()))?;
-        if tenants != cache.registry.tenants().len() as u64 {
-            return Err(invalid("the tenants have changed"));
-        }
-        for tenant in cache.registry.tenants() {
-            let (bytes, flushed, due) = (word(&mut input)?, word(&mut input)?, word(&mut input)?);
-            let mut name = vec![0; bytes.min(NAME_BYTES_MAX) as usize];
-            input.read_exact(&mut name)?;
-            if name != tenant.name.as_bytes() {
-                return Err(invalid("the tenants have changed"));
-            }
-            cache.flushed[usize::from(tenant.id)].store(flushed, Ordering::Relaxed);
-            cache.flush_due[usize::from(tenant.id)].store(due as u32, Ordering::Relaxed);
-        }
-        cache.version.store(version, Ordering::Relaxed);
-        cache.clock.resume(tick as u32);
+        cache.load_versions(&mut input)?;
         let flash = cache.flash.as_ref().ok_or_else(|| invalid("there is no flash now"))?;
         flash.load(&mut input)?;
-        let sum = input.sum.digest();
-        if word(&mut input.stream)? != sum {
-            return Err(invalid("its checksum is wrong"));
-        }
+        input.check()?;
         Ok(cache)
     }
 }

@@ -90,6 +90,8 @@ pub struct Config {
     pub backlog: i32,
     /// What is spoken where an address does not say.
     pub dialect: Dialect,
+    /// File that DRAM's content is kept in over a clean stop.
+    pub memory_file: Option<PathBuf>,
     /// Requests that a connection may have served before others get their turn.
     pub requests_a_turn: usize,
     /// Whether the command shutdown works.
@@ -282,6 +284,7 @@ impl Config {
             restart: flags.restart.parse().map_err(anyhow::Error::msg).context("--restart")?,
             driver: flags.io.parse().map_err(anyhow::Error::msg).context("--io")?,
             dialect,
+            memory_file: flags.memory_file.clone(),
             requests_a_turn: flags.requests_a_turn,
             shutdown: flags.shutdown,
             cas: !flags.no_cas,

@@ -66,9 +66,6 @@ pub struct Flags {
     /// Write the process id to this file
     #[arg(short = 'P', long = "pidfile", value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Use huge pages for the memory where the system has them
-    #[arg(short = 'L', long = "enable-largepages")]
-    pub large_pages: bool,
     /// Character that ends the prefix of a key, for stats by prefix; turns them on
     #[arg(short = 'D', value_name = "CHAR")]
     pub prefix_end: Option<char>,
@@ -105,6 +102,9 @@ pub struct Flags {
     /// Require SASL authentication (PLAIN), against the file that -Y names
     #[arg(short = 'S', long = "enable-sasl")]
     pub sasl: bool,
+    /// File that keeps what is in memory over a clean stop. Remove FILE.meta after a run without -e
+    #[arg(short = 'e', long = "memory-file", value_name = "FILE")]
+    pub memory_file: Option<PathBuf>,
     /// Serve TLS; see the ssl_ options of -o
     #[arg(short = 'Z', long = "enable-ssl")]
     pub tls: bool,
@@ -112,15 +112,15 @@ pub struct Flags {
     #[arg(short = 'o', long = "extended", value_name = "NAME[=VALUE],...")]
     pub extended: Vec<String>,
 
+    /// Huge pages: memory asks for them anyhow
+    #[arg(short = 'L', long = "enable-largepages", help_heading = UNUSED)]
+    pub large_pages: bool,
     /// Growth factor of slabs
     #[arg(short = 'f', long = "slab-growth-factor", value_name = "NUM", help_heading = UNUSED)]
     pub growth_factor: Option<f64>,
     /// Smallest slab chunk
     #[arg(short = 'n', long = "slab-min-size", value_name = "BYTES", help_heading = UNUSED)]
     pub slab_min_size: Option<u64>,
-    /// File to keep memory in
-    #[arg(short = 'e', long = "memory-file", value_name = "FILE", help_heading = UNUSED)]
-    pub memory_file: Option<PathBuf>,
     /// Number of NAPI ids
     #[arg(short = 'N', long = "napi_ids", value_name = "NUM", help_heading = UNUSED)]
     pub napi_ids: Option<u32>,

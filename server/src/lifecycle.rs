@@ -13,7 +13,7 @@ use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
-use crate::restart::{self, Restart};
+use crate::restart::{self, MemoryFile, Restart};
 use crate::shared::Server;
 
 /// A running server.
@@ -32,6 +32,8 @@ pub struct Running {
     background: Background,
     /// Where what a clean stop leaves goes.
     left: Option<(Arc<dyn Device>, PathBuf)>,
+    /// Where DRAM's content goes at a clean stop.
+    memory_file: Option<MemoryFile>,
 }
 
 /// Opens the flash, or says why the server goes on without.
@@ -71,6 +73,10 @@ pub fn start(mut config: Config) -> Result<Running> {
     let image = config.flash.as_ref().and_then(|flash| restart::image_path(&flash.path));
     let image = image.filter(|_| config.restart != Restart::Never);
     let cache = Arc::new(restart::begin(&config.cache, device.as_deref(), image.as_deref(), config.restart)?);
+    let memory_file = config.memory_file.clone().map(MemoryFile);
+    if let Some(file) = &memory_file {
+        file.load(&cache, device.as_deref()).context("-e")?;
+    }
     let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
     let server = Arc::new(Server::new(config, driver)?);
     cache.advance(server.now());
@@ -105,6 +111,7 @@ pub fn start(mut config: Config) -> Result<Running> {
         datagrams,
         background,
         left: device.zip(image),
+        memory_file,
     };
     running.listen_everywhere(&server)?;
     Ok(running)
@@ -173,8 +180,13 @@ impl Running {
             let _ = worker.thread.join();
         }
         self.background.stop();
+        if let Some(file) = &self.memory_file
+            && let Err(error) = file.save(&self.cache)
+        {
+            eprintln!("flashare: -e {}: what was in memory is lost: {error:#}", file.0.display());
+        }
         if let Some((device, image)) = self.left
-            && let Err(error) = restart::end(&self.cache, &*device, &image)
+            && let Err(error) = restart::end(&self.cache, &*device, &image, self.memory_file.is_some())
         {
             eprintln!("flashare: the next start will be empty: {error:#}");
         }

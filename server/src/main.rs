@@ -12,9 +12,9 @@ use nix::unistd::{Uid, User, initgroups, setgid, setsid, setuid};
 use server::{Config, Flags, Security, start};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-/// Tells a process that it is the one in the background.
 /// Names the file for [`write_ports`].
 const PORTS_FILE: &str = "MEMCACHED_PORT_FILENAME";
+/// Tells a process that it is the one in the background.
 const DETACHED: &str = "FLASHARE_DETACHED";
 const LICENCE: &str = "flashare is licensed under MIT or Apache-2.0, at your choice.";
 
@@ -52,7 +52,7 @@ fn warn(flags: &Flags, config: &Config) {
     let letters = [
         (flags.growth_factor.is_some(), "-f", "memory is a log, without slabs"),
         (flags.slab_min_size.is_some(), "-n", "memory is a log, without slabs"),
-        (flags.memory_file.is_some(), "-e", "what outlives a restart is what is on flash"),
+        (flags.large_pages, "-L", "memory asks for huge pages anyhow"),
         (flags.napi_ids.is_some(), "-N", "connections are dealt out in turn"),
     ];
     let letters = letters.into_iter().filter(|(said, ..)| *said).map(|(_, letter, why)| (letter.to_owned(), why));

@@ -29,6 +29,8 @@ pub struct Options {
     pub tells_maintainer: bool,
     /// Bytes of output that TLS holds for a connection at most.
     pub tls_buffer_bytes: usize,
+    /// Bytes of replies that wait, over all workers, in memcached's measure of [`REPLY_BYTES`] each; 0 for no limit but -m's.
+    pub reply_bytes: usize,
     /// What has no effect, as written, and why.
     pub ignored: Vec<(String, &'static str)>,
 }
@@ -46,12 +48,16 @@ impl Default for Options {
             tls_verify: 0,
             tls_min_version: 2,
             tls_buffer_bytes: 16 << 10,
+            reply_bytes: 0,
             tells_crawler: true,
             tells_maintainer: true,
             ignored: Vec::new(),
         }
     }
 }
+
+/// What memcached counts for a reply that waits, whatever its length.
+pub(crate) const REPLY_BYTES: usize = 1024;
 
 const NO_SLABS: &str = "memory is a log, without slabs";
 const NO_SEGMENTED_LRU: &str = "the rank is chosen by tenant (--config), and the cleaner is always there";
@@ -85,8 +91,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("slab_sizes", NO_SLABS),
     ("track_sizes", "stats sizes looks when it is asked"),
     ("worker_logbuf_size", OWN_LOG),
-    ("read_buf_mem_limit", OWN_BUFFERS),
-    ("resp_obj_mem_limit", OWN_BUFFERS),
     ("inline_ascii_resp", OWN_BUFFERS),
     ("modern", "nothing is left to turn on"),
     ("drop_privileges", NOT_HERE),
@@ -145,6 +149,7 @@ impl Options {
                 }
                 self.ext_path = Some((path.to_owned(), size.to_owned()));
             }
+            "read_buf_mem_limit" | "resp_obj_mem_limit" => self.reply_bytes = (number()? as usize) << 20,
             "ssl_wbuf_size" => {
                 let kib = Some(number()?).filter(|kib| (1..=1 << 20).contains(kib));
                 self.tls_buffer_bytes =

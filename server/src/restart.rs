@@ -96,13 +96,16 @@ fn restore(settings: &CacheSettings, path: &Path, nonce: u64) -> Result<Cache> {
     Ok(Cache::restore(settings.clone(), input)?)
 }
 
-/// Leaves everything so that the next start can serve it. Nobody else may use the cache any more.
-pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path) -> Result<()> {
+/// Leaves everything so that the next start can serve it; what is in DRAM too, unless that is kept elsewhere. Nobody else may use
+/// the cache any more.
+pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path, keeps_memory: bool) -> Result<()> {
     if !cache.figures().flash.is_some_and(|flash| flash.enabled) {
         bail!("the flash is out of use");
     }
     let began = Instant::now();
-    cache.leave(&mut cache.background(), device, || began.elapsed() > LEAVING_MAX);
+    if !keeps_memory {
+        cache.leave(&mut cache.background(), device, || began.elapsed() > LEAVING_MAX);
+    }
     device.sync()?;
     let nonce = cache::mix(cache.settings().seed ^ u64::from(cache.now()) ^ began.elapsed().as_nanos() as u64) | 1;
     let unfinished = image.with_extension("unfinished");
@@ -113,4 +116,52 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path) -> Result<()
     out.into_inner()?.sync_all()?;
     std::fs::rename(&unfinished, image)?;
     mark(cache, device, nonce)
+}
+
+/// Where memcached's users have what is in DRAM kept over a clean stop (-e): a file, and beside it one that vouches for it.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryFile(pub(crate) PathBuf);
+
+const VOUCHER_MAGIC: &[u8; 16] = b"flashare meta  1";
+
+impl MemoryFile {
+    fn voucher(&self) -> PathBuf {
+        let mut name = self.0.clone().into_os_string();
+        name.push(".meta");
+        name.into()
+    }
+
+    /// Takes in what a clean stop left, before anybody is served. From here on the file is out of date.
+    ///
+    /// # Errors
+    /// What is there is not ours, or not whole. It is left as it is.
+    pub(crate) fn load(&self, cache: &Cache, device: Option<&dyn Device>) -> Result<()> {
+        let voucher = self.voucher();
+        let vouched = match std::fs::read(&voucher) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(|| voucher.display().to_string()),
+        };
+        let refused = || format!("{}: remove it to start empty", voucher.display());
+        let length = std::fs::metadata(&self.0).with_context(refused)?.len();
+        let expected = [VOUCHER_MAGIC.as_slice(), &length.to_le_bytes()].concat();
+        ensure!(vouched == expected, "{}: it does not belong to {}; remove it to start empty", voucher.display(), self.0.display());
+        let input = BufReader::with_capacity(1 << 20, File::open(&self.0)?);
+        let objects = cache.load_content(&mut cache.background(), device, input).with_context(refused)?;
+        std::fs::remove_file(&voucher)?;
+        eprintln!("flashare: {objects} objects came from {}", self.0.display());
+        Ok(())
+    }
+
+    /// Leaves what is in DRAM for the next start. Nobody else may use the cache any more.
+    pub(crate) fn save(&self, cache: &Cache) -> Result<()> {
+        let options = || File::options().write(true).create(true).truncate(true).mode(0o600).to_owned();
+        let mut out = BufWriter::with_capacity(1 << 20, options().open(&self.0)?);
+        cache.save_content(&mut out)?;
+        let file = out.into_inner()?;
+        file.sync_all()?;
+        let mut voucher = options().open(self.voucher())?;
+        voucher.write_all(&[VOUCHER_MAGIC.as_slice(), &file.metadata()?.len().to_le_bytes()].concat())?;
+        Ok(voucher.sync_all()?)
+    }
 }

@@ -69,6 +69,11 @@ pub(crate) fn request(
     request: &Request<'_>,
 ) -> Served {
     match *request {
+        Request::Get { keys, .. } if connection.server().limits_replies(keys) => {
+            connection.server().replies_refused.fetch_add(1, Ordering::Relaxed);
+            connection.reply(Reply::Wanted, "SERVER_ERROR out of memory writing get response");
+            Served::Done
+        }
         Request::Get { keys, with_cas, touch: None } => get(cache, turn, connection, keys, with_cas),
         Request::Get { keys, with_cas, touch: Some(exptime) } => {
             get_and_touch(cache, turn, connection, keys, with_cas, exptime)

@@ -227,10 +227,15 @@ impl Connection {
         self.limited = false;
         let before = self.used;
         let mut left = self.server.config.requests_a_turn;
+        let end = left.saturating_sub(self.server.replies_max());
         while !self.closing {
             if !self.has_room_for_output() || left == 0 {
                 self.limited = true;
                 self.server.yields.fetch_add(u64::from(left == 0), Ordering::Relaxed);
+                break;
+            }
+            if left == end && end > 0 && self.used < self.input.len() {
+                self.refuse_replies();
                 break;
             }
             left -= 1;
@@ -282,6 +287,14 @@ impl Connection {
             self.input.reserve_exact(self.expected - self.input.len());
         }
         goes_on
+    }
+
+    /// More replies wait than -o read_buf_mem_limit has room for: as memcached, nothing of them is sent, and it is over.
+    fn refuse_replies(&mut self) {
+        self.server.replies_refused.fetch_add(1, Ordering::Relaxed);
+        self.behind.clear();
+        self.output.ready().clear();
+        self.give_up();
     }
 
     /// The null server: a value of 100 bytes for each key that a line asks for, without a look at it.

@@ -8,11 +8,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use cache::{Cache, Totals};
 use parking_lot::{Mutex, RwLock};
+use protocol::Keys;
 
 use crate::auth::Credentials;
 use crate::config::Config;
 use crate::detail::Details;
 use crate::driver::Driver;
+use crate::options::REPLY_BYTES;
 use crate::tls::Tls;
 use crate::watch::Watchers;
 
@@ -95,6 +97,8 @@ pub struct Server {
     pub(crate) bytes_read: AtomicU64,
     pub(crate) bytes_written: AtomicU64,
     pub(crate) too_large: AtomicU64,
+    /// Replies that -o read_buf_mem_limit had no room for.
+    pub(crate) replies_refused: AtomicU64,
     pub(crate) no_memory: AtomicU64,
     pub(crate) meta_commands: AtomicU64,
     pub(crate) auth_commands: AtomicU64,
@@ -113,6 +117,19 @@ pub struct Server {
 }
 
 impl Server {
+    /// Replies that may wait at once on a worker.
+    pub(crate) fn replies_max(&self) -> usize {
+        match self.config.options.reply_bytes {
+            0 => usize::MAX,
+            bytes => (bytes / self.config.threads / REPLY_BYTES).max(1),
+        }
+    }
+
+    /// Whether a get of these keys would have more replies wait than may.
+    pub(crate) fn limits_replies(&self, keys: Keys<'_>) -> bool {
+        self.config.options.reply_bytes > 0 && keys.count() > self.replies_max()
+    }
+
     /// A server that has just been started. Reads the files of users and certificates that its settings name.
     pub fn new(config: Config, driver: Driver) -> Result<Server> {
         let credentials = config.auth_file.as_deref().map(Credentials::read).transpose()?.map(RwLock::new);
@@ -131,6 +148,7 @@ impl Server {
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
+            replies_refused: AtomicU64::new(0),
             no_memory: AtomicU64::new(0),
             meta_commands: AtomicU64::new(0),
             auth_commands: AtomicU64::new(0),
@@ -170,7 +188,7 @@ impl Server {
     pub(crate) fn reset(&self, cache: &Cache) {
         let now = cache.registry().tenants().iter().map(|tenant| cache.totals(tenant.id)).collect();
         *self.baseline.lock() = now;
-        for counter in [&self.connections_total, &self.connections_rejected, &self.too_large, &self.no_memory] {
+        for counter in [&self.connections_total, &self.connections_rejected, &self.too_large, &self.no_memory, &self.replies_refused] {
             counter.store(0, Ordering::Relaxed);
         }
         for counter in [&self.bytes_read, &self.bytes_written, &self.idle_kicks, &self.yields, &self.meta_commands] {

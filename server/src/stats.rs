@@ -50,7 +50,6 @@ const FIXED_SETTINGS: &[(&str, &str)] = &[
     ("temporary_ttl", "0"),
     ("lru_crawler_sleep", "0"),
     ("lru_crawler_tocrawl", "0"),
-    ("read_buf_mem_limit", "0"),
     ("slab_automove_ratio", "0.00"),
     ("slab_automove_window", "0"),
     ("slab_automove_freeratio", "0.000"),
@@ -124,7 +123,7 @@ fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "total_connections", server.connections_total.load(Relaxed));
     stat(out, "rejected_connections", server.connections_rejected.load(Relaxed));
     stat(out, "connection_structures", connections);
-    stat(out, "response_obj_oom", 0);
+    stat(out, "response_obj_oom", server.replies_refused.load(Relaxed));
     stat(out, "response_obj_count", connections);
     stat(out, "response_obj_bytes", cache.received_bytes());
     stat(out, "read_buf_count", connections);
@@ -290,7 +289,9 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         }
     }
     stat(out, "num_napi_ids", 0);
-    stat(out, "memory_file", "(null)");
+    let memory_file = config.memory_file.as_ref();
+    stat(out, "memory_file", memory_file.map_or("(null)".to_owned(), |path| path.display().to_string()));
+    stat(out, "read_buf_mem_limit", options.reply_bytes);
     stat(out, "client_flags_size", 4);
     stat(out, "io_driver", server.driver);
     stat(out, "tenants", cache.registry().tenants().len());
