@@ -6,6 +6,9 @@ use tenants::TenantSpec;
 /// Smallest memory that works.
 pub const MEMORY_BYTES_MIN: usize = 2 << 20;
 
+/// Seconds after which memory that nobody used is idle (Memshare: 5 hours).
+pub const IDLE_SECS: u32 = 5 * 60 * 60;
+
 /// Settings of the flash tier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlashSettings {
@@ -45,6 +48,8 @@ pub struct CacheSettings {
     pub flashy_above_reads: u32,
     /// Whether objects are evicted when memory runs out (`-M` turns it off).
     pub evict: bool,
+    /// Memory that was not used for so many seconds is idle, and its tenant's reservation is taxed for it; 0 for no tax.
+    pub idle_secs: u32,
     /// Seeds hashes and dice.
     pub seed: u64,
 }
@@ -61,6 +66,7 @@ impl CacheSettings {
             threshold: 0.0,
             flashy_above_reads: 0,
             evict: true,
+            idle_secs: IDLE_SECS,
             seed: 0x5eed,
         }
     }

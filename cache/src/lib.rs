@@ -35,7 +35,7 @@ use predictor::{History, Model, Observation, Sampler};
 use tenants::{Registry, ShadowQueue};
 
 use clock::Clock;
-pub use config::{CacheSettings, FlashSettings, MEMORY_BYTES_MIN, SettingsError};
+pub use config::{CacheSettings, FlashSettings, IDLE_SECS, MEMORY_BYTES_MIN, SettingsError};
 use counters::Counters;
 pub use counters::{COUNTS, Count, Totals};
 use evicted::Evicted;
@@ -47,6 +47,7 @@ pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX, mix};
 use memory::Memory;
 pub use predictor::Admission;
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
+use step::Activity;
 pub use step::{Background, Trained};
 pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, TenantSpec};
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
@@ -88,6 +89,7 @@ pub struct Cache {
     history: Option<History>,
     workers: Mutex<Vec<Arc<[Counters]>>>,
     evicted: Evicted,
+    activity: Activity,
 }
 
 /// A thread's part in a cache.
@@ -176,6 +178,7 @@ impl Cache {
             history,
             workers: Mutex::default(),
             evicted: Evicted::default(),
+            activity: Activity::new(count),
             settings,
         };
         cache.share_memory();

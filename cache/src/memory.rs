@@ -110,8 +110,14 @@ impl Cache {
         let segments = (left / segment).max(8);
         if segments != self.memory.segments_allowed() || self.registry.targets_sum() != (segments * segment) as i64 {
             self.memory.allow_segments(segments);
-            self.registry.share_out((self.memory.segments_allowed() * segment) as i64, |_| 1.0);
+            self.share_out();
         }
+    }
+
+    /// Shares what the log may take out between the tenants.
+    pub(crate) fn share_out(&self) {
+        let bytes = self.memory.segments_allowed() * self.memory.shape().segment_bytes;
+        self.registry.share_out(bytes as i64, |tenant| self.activity(tenant));
     }
 
     /// Makes the index larger if it is full and there is memory for it. Called by the background thread.

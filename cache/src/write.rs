@@ -596,7 +596,12 @@ impl Cache {
     }
 
     /// Appends an object, or tells the cleaner how much room it takes.
-    pub(crate) fn append(&self, hands: &mut Hands, hash: u64, object: &NewObject<'_>) -> Result<log_memory::Location, Needs> {
+    pub(crate) fn append(
+        &self,
+        hands: &mut Hands,
+        hash: u64,
+        object: &NewObject<'_>,
+    ) -> Result<log_memory::Location, Needs> {
         self.memory.append(&mut hands.writer, hash, object).map_err(|_| {
             let segments = object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1;
             self.room_wanted.fetch_max(segments, Ordering::Relaxed);

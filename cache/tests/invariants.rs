@@ -100,3 +100,45 @@ fn a_full_log_without_eviction_refuses_and_keeps() {
     assert!(stored > 1_500, "{stored}");
     assert!((0..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
 }
+
+#[test]
+fn idle_memory_is_taxed_from_its_reservation_and_given_back() {
+    let settings = CacheSettings {
+        tenants: vec![tenant("idle", 1 << 20), tenant("busy", 0)],
+        idle_secs: 100,
+        ..CacheSettings::for_memory(4 << 20)
+    };
+    let rig = Rig::new(settings);
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    let reserved = || rig.cache.registry().tenant(1).account.balance().reserved;
+    let mut second = 1_000;
+    let mut pass = |background: &mut cache::Background, secs: u32| {
+        for _ in 0..secs {
+            second += 1;
+            rig.cache.advance(second);
+            rig.step(background);
+        }
+    };
+    let key = |n: u64| format!("idle:{n}");
+    pass(&mut background, 1);
+    for n in 0..500 {
+        rig.store(&mut worker, || rig.step(&mut background), 1, key(n).as_bytes(), Mode::Set, 0, &[7; 400]);
+    }
+    let whole = reserved();
+    pass(&mut background, 110);
+    assert_eq!((rig.cache.activity(1), reserved()), (1.0, whole), "it was stored in this period");
+    pass(&mut background, 110);
+    assert_eq!(rig.cache.activity(1), 0.0);
+    assert!(
+        (reserved() - whole / 2).abs() <= 1,
+        "all of it idle at rate 0.5: half of {whole} is left, not {}",
+        reserved()
+    );
+    for n in 0..250 {
+        assert!(rig.get(&mut worker, 1, key(n).as_bytes()).is_some());
+    }
+    pass(&mut background, 110);
+    assert!((rig.cache.activity(1) - 0.5).abs() < 0.02, "{}", rig.cache.activity(1));
+    assert!((reserved() as f64 / whole as f64 - 1.0 / 1.5).abs() < 0.02);
+    assert_eq!(rig.cache.registry().targets_sum() as u64, rig.cache.figures().log_bytes, "INV-SUM");
+}

@@ -268,6 +268,7 @@ impl Config {
         cache.tenants = tenants;
         cache.evict = !flags.no_evict;
         cache.threshold = flags.threshold;
+        cache.idle_secs = flags.idle_tax;
         cache.admission = flags.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         cache.seed = seed();
         if let Some(flash) = &flash {

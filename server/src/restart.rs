@@ -145,7 +145,12 @@ impl MemoryFile {
         let refused = || format!("{}: remove it to start empty", voucher.display());
         let length = std::fs::metadata(&self.0).with_context(refused)?.len();
         let expected = [VOUCHER_MAGIC.as_slice(), &length.to_le_bytes()].concat();
-        ensure!(vouched == expected, "{}: it does not belong to {}; remove it to start empty", voucher.display(), self.0.display());
+        ensure!(
+            vouched == expected,
+            "{}: it does not belong to {}; remove it to start empty",
+            voucher.display(),
+            self.0.display()
+        );
         let input = BufReader::with_capacity(1 << 20, File::open(&self.0)?);
         let objects = cache.load_content(&mut cache.background(), device, input).with_context(refused)?;
         std::fs::remove_file(&voucher)?;

@@ -188,7 +188,13 @@ impl Server {
     pub(crate) fn reset(&self, cache: &Cache) {
         let now = cache.registry().tenants().iter().map(|tenant| cache.totals(tenant.id)).collect();
         *self.baseline.lock() = now;
-        for counter in [&self.connections_total, &self.connections_rejected, &self.too_large, &self.no_memory, &self.replies_refused] {
+        for counter in [
+            &self.connections_total,
+            &self.connections_rejected,
+            &self.too_large,
+            &self.no_memory,
+            &self.replies_refused,
+        ] {
             counter.store(0, Ordering::Relaxed);
         }
         for counter in [&self.bytes_read, &self.bytes_written, &self.idle_kicks, &self.yields, &self.meta_commands] {

@@ -449,6 +449,7 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         row("rank", &tenant.rank.name());
         row("bytes", &balance.in_use);
         row("reserved", &balance.reserved);
+        row("active", &format_args!("{:.3}", cache.activity(tenant.id)));
         row("target", &balance.target);
         row("need", &format_args!("{:.3}", balance.need()));
         for (count, key) in cache::COUNTS {

@@ -89,3 +89,43 @@ fn after_a_crash_nothing_is_believed() {
     assert_eq!(count(&mut client, 5_000), 0);
     running.stop();
 }
+
+#[test]
+fn what_is_in_memory_outlives_a_clean_stop_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("memory");
+    let begin = |more: &[&str]| {
+        let flags = ["flashare", "-p", "-1", "-t", "2", "-m", "8", "--no-flash", "-e", file.to_str().unwrap()];
+        let running = start(Config::new(&Flags::parse_from(flags.iter().chain(more))).unwrap())?;
+        let stream = std::net::TcpStream::connect(("127.0.0.1", running.port)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        anyhow::Ok((running, Client { stream }))
+    };
+    let (running, mut client) = begin(&[]).unwrap();
+    store(&mut client, 500);
+    client.expect("set old 0 0 1\r\nx\r\n", "STORED\r\n");
+    client.expect("flush_all\r\n", "OK\r\n");
+    store(&mut client, 400);
+    client.expect("delete key7\r\n", "DELETED\r\n");
+    client.expect("ms chosen 1 E77\r\ny\r\n", "HD\r\n");
+    client.send(b"gets key8\r\n");
+    let before = client.read_until("END\r\n");
+    running.stop();
+    let (running, mut client) = begin(&[]).unwrap();
+    assert_eq!(count(&mut client, 500), 399);
+    client.expect("get old\r\n", "END\r\n");
+    client.expect("mg chosen c v\r\n", "VA 1 c77\r\ny\r\n");
+    client.send(b"gets key8\r\n");
+    assert_eq!(client.read_until("END\r\n"), before);
+    drop(running); // it crashes, as far as the file is concerned
+    let (running, mut client) = begin(&[]).unwrap();
+    assert_eq!(count(&mut client, 500), 0);
+    store(&mut client, 10);
+    running.stop();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let refused = begin(&[]).err().expect("a damaged file is refused");
+    assert!(format!("{refused:#}").contains("remove it"), "{refused:#}");
+}

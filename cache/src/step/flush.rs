@@ -29,7 +29,7 @@ impl Cache {
         let Some(intent) = flash.wants_to_recycle() else { return };
         background.buffer.resize(intent.pages, blank(1)[0]);
         let read = device.read(intent.at, &mut background.buffer);
-        let Background { worker, buffer } = background;
+        let Background { worker, buffer, .. } = background;
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
         let pages = read.is_ok().then_some(buffer.as_slice());
         let sealed = flash.recycle(&intent, pages, hash_of, |place, record, clock| {

@@ -3,6 +3,7 @@
 mod clean;
 mod fate;
 mod flush;
+mod idle;
 mod train;
 
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::sync::atomic::Ordering;
 use flash_store::Device;
 
 pub(crate) use fate::Loser;
+pub(crate) use idle::Activity;
 pub use train::Trained;
 
 use crate::{Cache, Worker};
@@ -25,12 +27,17 @@ const SEGMENTS_LOW: usize = log_memory::SEGMENTS_SPARE + 2;
 pub struct Background {
     pub(crate) worker: Worker,
     pub(crate) buffer: Vec<flash_store::Page>,
+    period: idle::Period,
 }
 
 impl Cache {
     /// The background thread's place.
     pub fn background(&self) -> Background {
-        Background { worker: self.worker_with(self.memory.cleaner_writer()), buffer: Vec::new() }
+        Background {
+            worker: self.worker_with(self.memory.cleaner_writer()),
+            buffer: Vec::new(),
+            period: idle::Period::default(),
+        }
     }
 
     /// Whether free segments are so few that [`Cache::step`] should be called at once.
@@ -54,6 +61,7 @@ impl Cache {
             self.memory.grow_index_step(&guard, BUCKETS_A_STEP)
         };
         self.account_for_victims(background);
+        self.idle_step(background);
         if let (Some(flash), Some(device)) = (&self.flash, device) {
             self.flush_step(flash, device, background);
             self.recycle_step(flash, device, background);
