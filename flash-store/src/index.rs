@@ -113,9 +113,26 @@ impl FlashIndex {
 
     /// Entries that the class holds, as they are now.
     pub(crate) fn entries_of(&self, layout: &EntryLayout, class: Class) -> impl Iterator<Item = Entry> {
-        self.places(class)
-            .map(|slot| Entry(slot.load(Ordering::Acquire)))
-            .filter(move |entry| !entry.is_empty() && layout.tag_of(*entry) == class.tag)
+        // one pass without a branch over both lines says which slots to look at; mostly there are none
+        let mut marked = self.marked(layout, class.home, class.tag);
+        if class.other != class.home {
+            marked |= self.marked(layout, class.other, class.tag) << SLOTS;
+        }
+        std::iter::from_fn(move || {
+            let slot = (marked != 0).then(|| marked.trailing_zeros() as usize)?;
+            marked &= marked - 1;
+            let bucket = if slot < SLOTS { class.home } else { class.other };
+            Some(Entry(self.buckets[bucket].0[slot % SLOTS].load(Ordering::Acquire)))
+        })
+        .filter(move |entry| !entry.is_empty() && layout.tag_of(*entry) == class.tag)
+    }
+
+    /// Which slots of a bucket have this tag, a bit each.
+    fn marked(&self, layout: &EntryLayout, bucket: usize, tag: u32) -> u32 {
+        self.buckets[bucket].0.iter().enumerate().fold(0, |marked, (slot, entry)| {
+            let entry = Entry(entry.load(Ordering::Relaxed));
+            marked | u32::from(!entry.is_empty() & (layout.tag_of(entry) == tag)) << slot
+        })
     }
 
     /// Sets the clock of an entry that is still there. Returns the entry as it was.

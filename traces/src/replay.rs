@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
 
-use crate::event::{Event, Op, wire_key};
+use crate::event::{Event, Kind, wire_key};
 use crate::figures::{Figures, Latency, Report};
-use crate::format::Reader;
+use crate::format::{Reader, Reading};
 use crate::progress::Progress;
 use crate::values::{KeyId, Values, Verdict, key_id};
 use crate::wire::{Client, Got};
@@ -29,6 +29,9 @@ const CHUNKS_WAITING: usize = 16;
 pub struct Replay {
     /// Trace to run: CSV, plain, gzip or zstd; - for standard input
     pub trace: PathBuf,
+    /// How it is read
+    #[command(flatten)]
+    pub reading: Reading,
     /// Server to run it against
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:11211")]
     pub server: String,
@@ -87,7 +90,7 @@ impl Replay {
         let value_max = server::parse_size(&self.value_max, 1).context("--value-max")? as usize;
         let mut control = Client::connect(&self.server)?;
         let before = ServerFigures::read(&mut control)?;
-        let mut reader = Reader::open(&self.trace)?;
+        let mut reader = Reader::with(&self.trace, &self.reading)?;
         let began = Instant::now();
         let (tally, latency) = std::thread::scope(|threads| {
             let mut lanes = Vec::new();
@@ -126,14 +129,15 @@ impl Replay {
         let mut chunks: Vec<Vec<Request>> = lanes.iter().map(|_| Vec::with_capacity(CHUNK)).collect();
         let mut key = Vec::new();
         let mut count = 0;
-        while let Some(event) = reader.next_event()? {
+        let mut event = Event::default();
+        while reader.read(&mut event)? {
             if self.limit.is_some_and(|limit| count >= limit) {
                 break;
             }
             wire_key(&reader.tenants()[event.tenant as usize], &event, &mut key);
             let id = key_id(&key);
             let lane = (id >> 32) as usize % lanes.len();
-            chunks[lane].push(Request { key: key.as_slice().into(), id, event });
+            chunks[lane].push(Request { key: key.as_slice().into(), id, event: event.clone() });
             if chunks[lane].len() == CHUNK {
                 let full = std::mem::replace(&mut chunks[lane], Vec::with_capacity(CHUNK));
                 if lanes[lane].send(full).is_err() {
@@ -164,7 +168,7 @@ struct Connection {
 
 /// What an answer is expected to be.
 struct Awaited {
-    op: Op,
+    op: Kind,
     id: KeyId,
     version: u64,
     tenant: usize,
@@ -216,20 +220,20 @@ impl Connection {
         for (number, request) in batch.iter().enumerate() {
             let tenant = request.event.tenant as usize;
             self.tally.of(tenant).requests += 1;
-            match request.event.op {
-                Op::Get => self.client.get(&request.key),
-                Op::Delete => {
+            match request.event.op.kind() {
+                Kind::Get => self.client.get(&request.key),
+                Kind::Delete => {
                     *self.versions.entry(request.id).or_default() += 1;
                     self.client.delete(&request.key);
                 }
-                Op::Set => {
+                Kind::Set => {
                     if !self.set(request) {
                         continue;
                     }
                 }
             }
             let version = self.versions.get(&request.id).copied().unwrap_or(0);
-            awaited.push(Awaited { op: request.event.op, id: request.id, version, tenant, request: number });
+            awaited.push(Awaited { op: request.event.op.kind(), id: request.id, version, tenant, request: number });
         }
         let missed = self.exchange(&awaited)?;
         let mut fills = Vec::new();
@@ -238,7 +242,7 @@ impl Connection {
             // only if nothing was stored or deleted since: what came later in the batch is newer
             if self.versions.get(&request.id).copied().unwrap_or(0) == awaited[number].version && self.set(request) {
                 let (id, tenant) = (request.id, awaited[number].tenant);
-                fills.push(Awaited { op: Op::Set, id, version: self.versions[&id], tenant, request: number });
+                fills.push(Awaited { op: Kind::Set, id, version: self.versions[&id], tenant, request: number });
             }
         }
         self.exchange(&fills)?;
@@ -273,7 +277,7 @@ impl Connection {
         for (number, one) in awaited.iter().enumerate() {
             self.tally.sent += 1;
             match one.op {
-                Op::Get => {
+                Kind::Get => {
                     let got = self.client.read_value(&mut value)?;
                     self.tally.of(one.tenant).gets += 1;
                     self.tally.errors += u64::from(got == Got::Error);
@@ -288,8 +292,8 @@ impl Connection {
                         missed.push(number);
                     }
                 }
-                Op::Set => self.tally.errors += u64::from(!self.client.read_status(&["STORED"])?),
-                Op::Delete => {
+                Kind::Set => self.tally.errors += u64::from(!self.client.read_status(&["STORED"])?),
+                Kind::Delete => {
                     self.tally.errors += u64::from(!self.client.read_status(&["DELETED", "NOT_FOUND"])?);
                 }
             }

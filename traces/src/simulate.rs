@@ -11,14 +11,16 @@ use cache::{
 };
 use clap::Args;
 
-use crate::event::{Event, Op, wire_key};
+use crate::event::{Event, Kind, wire_key};
 use crate::figures::{Figures, Report};
-use crate::format::{Reader, tenants_of};
+use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
 use crate::values::{KeyId, Values, Verdict, key_id};
 
 /// Requests between looks at the background work.
 const REQUESTS_A_STEP: u64 = 512;
+/// Of the keys whose values are not all checked, those are whose hash has these bits clear: one in sixteen.
+const VERIFIED_MASK: u64 = 15;
 /// Requests between trainings.
 const REQUESTS_A_TRAINING: u64 = 10_000;
 
@@ -27,6 +29,9 @@ const REQUESTS_A_TRAINING: u64 = 10_000;
 pub struct Simulate {
     /// Trace to run: CSV, plain, gzip or zstd; - for standard input (with --config)
     pub trace: PathBuf,
+    /// How it is read
+    #[command(flatten)]
+    pub reading: Reading,
     /// DRAM, as the server's -m
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub dram: String,
@@ -48,6 +53,9 @@ pub struct Simulate {
     /// Mean object size that the flash index is made for
     #[arg(long, value_name = "BYTES")]
     pub flash_object_size: Option<usize>,
+    /// Check the values of all keys, not of one in sixteen
+    #[arg(long)]
+    pub verify_all: bool,
     /// Stop after so many requests
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -76,7 +84,7 @@ impl Simulate {
         settings.item_bytes_max = (1 << 20).min(memory / 2);
         settings.tenants = match &self.config {
             Some(path) => server::read_tenants(path)?,
-            None => equal_tenants(&tenants_of(&self.trace)?, memory),
+            None => equal_tenants(&tenants_of(&self.trace, &self.reading)?, memory),
         };
         settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg)?;
         settings.threshold = self.threshold;
@@ -95,11 +103,12 @@ impl Simulate {
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let cache = Cache::new(settings)?;
         let device = MemoryDevice::new(flash_bytes);
-        let mut simulation = Simulation::new(&cache, &device);
-        let mut reader = Reader::open(&self.trace)?;
+        let mut simulation = Simulation::new(&cache, &device, self.verify_all);
+        let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
-        while let Some(event) = reader.next_event()? {
+        let mut event = Event::default();
+        while reader.read(&mut event)? {
             if self.limit.is_some_and(|limit| simulation.requests >= limit) {
                 break;
             }
@@ -130,6 +139,10 @@ struct Simulation<'c> {
     wrong: u64,
     stale: u64,
     refused: u64,
+    /// A key whose hash has these bits clear has its values checked.
+    verified_mask: u64,
+    /// What other keys hold: as many bytes as are wanted of it.
+    filler: Vec<u8>,
 }
 
 /// What a get came to.
@@ -139,7 +152,7 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    fn new(cache: &'c Cache, device: &'c MemoryDevice) -> Simulation<'c> {
+    fn new(cache: &'c Cache, device: &'c MemoryDevice, verify_all: bool) -> Simulation<'c> {
         Simulation {
             cache,
             device,
@@ -154,6 +167,8 @@ impl<'c> Simulation<'c> {
             wrong: 0,
             stale: 0,
             refused: 0,
+            verified_mask: if verify_all { 0 } else { VERIFIED_MASK },
+            filler: Vec::new(),
         }
     }
 
@@ -163,17 +178,19 @@ impl<'c> Simulation<'c> {
         wire_key(tenant_name, event, &mut key);
         let tenant = self.cache.tenant_of(&key);
         let id = key_id(&key);
-        match event.op {
-            Op::Get => match self.get(tenant, &key, id) {
+        match event.op.kind() {
+            Kind::Get => match self.get(tenant, &key, id) {
                 Got::Hit(Verdict::Right) => {}
                 Got::Hit(Verdict::Stale) => self.stale += 1,
                 Got::Hit(Verdict::Wrong) => self.wrong += 1,
                 Got::Miss => self.store(tenant, &key, id, event)?,
             },
-            Op::Set => self.store(tenant, &key, id, event)?,
-            Op::Delete => {
+            Kind::Set => self.store(tenant, &key, id, event)?,
+            Kind::Delete => {
                 self.cache.turn(&mut self.worker).delete(tenant, &key);
-                *self.versions.entry(id).or_default() += 1;
+                if self.is_verified(id) {
+                    *self.versions.entry(id).or_default() += 1;
+                }
             }
         }
         self.key = key;
@@ -188,15 +205,21 @@ impl<'c> Simulation<'c> {
         Ok(())
     }
 
+    fn is_verified(&self, id: KeyId) -> bool {
+        id & self.verified_mask == 0
+    }
+
     fn step(&mut self) {
         while self.cache.step(&mut self.background, Some(self.device)) {}
     }
 
     fn get(&mut self, tenant: u16, key: &[u8], id: KeyId) -> Got {
-        let version = self.versions.get(&id).copied().unwrap_or(0);
+        let is_verified = self.is_verified(id);
+        let version = if is_verified { self.versions.get(&id).copied().unwrap_or(0) } else { 0 };
         let mut turn = self.cache.turn(&mut self.worker);
         let mut read = match turn.get(tenant, key) {
             Lookup::Miss => return Got::Miss,
+            Lookup::Hit(_) | Lookup::FlashHit(_) if !is_verified => return Got::Hit(Verdict::Right),
             Lookup::Hit(object) => return Got::Hit(self.values.judge_object(id, version, &object)),
             Lookup::FlashHit(object) => {
                 return Got::Hit(self.values.judge(id, version, std::iter::once(object.value.as_slice())));
@@ -206,6 +229,7 @@ impl<'c> Simulation<'c> {
         loop {
             let pages = read_pages(self.device, &read);
             match turn.complete(read, pages.as_deref()) {
+                Completed::Hit(_) if !is_verified => return Got::Hit(Verdict::Right),
                 Completed::Hit(object) => {
                     return Got::Hit(self.values.judge(id, version, std::iter::once(object.value.as_slice())));
                 }
@@ -221,13 +245,19 @@ impl<'c> Simulation<'c> {
             self.refused += 1;
             return Ok(());
         }
-        let version = self.versions.entry(id).or_default();
-        *version += 1;
-        self.value.clear();
-        self.values.make(id, *version, size, &mut self.value);
+        let is_verified = self.is_verified(id);
+        if is_verified {
+            let version = self.versions.entry(id).or_default();
+            *version += 1;
+            self.value.clear();
+            self.values.make(id, *version, size, &mut self.value);
+        } else if self.filler.len() < size {
+            self.filler.resize(size, b'x');
+        }
         let expiry = if event.ttl == 0 { 0 } else { self.cache.now().saturating_add(event.ttl) };
         for _ in 0..1000 {
-            let storing = Storing { expiry, ..Storing::new(Mode::Set, key, &self.value) };
+            let value = if is_verified { self.value.as_slice() } else { &self.filler[..size] };
+            let storing = Storing { expiry, ..Storing::new(Mode::Set, key, value) };
             let stored = self.cache.turn(&mut self.worker).store(tenant, &storing);
             match stored {
                 Ok(Stored::Yes(_)) => {

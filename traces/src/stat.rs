@@ -8,7 +8,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::event::{Op, wire_key};
+use crate::event::{Event, Kind, wire_key};
 use crate::format::Reader;
 use crate::progress::Progress;
 use crate::values::{KeyId, key_id};
@@ -77,16 +77,17 @@ pub fn measure(trace: &Path) -> Result<(Shape, BTreeMap<String, Shape>)> {
     let progress = Progress::new(None);
     let mut count = 0;
     let mut first = None;
-    while let Some(event) = reader.next_event()? {
+    let mut event = Event::default();
+    while reader.read(&mut event)? {
         let tenant = event.tenant as usize;
         tenants.resize_with(tenants.len().max(tenant + 1), Counting::default);
         wire_key(&reader.tenants()[tenant], &event, &mut key);
         let counting = &mut tenants[tenant];
         counting.shape.requests += 1;
-        match event.op {
-            Op::Get => counting.shape.gets += 1,
-            Op::Set => counting.shape.sets += 1,
-            Op::Delete => counting.shape.deletes += 1,
+        match event.op.kind() {
+            Kind::Get => counting.shape.gets += 1,
+            Kind::Set => counting.shape.sets += 1,
+            Kind::Delete => counting.shape.deletes += 1,
         }
         counting.key_bytes += u64::from(event.key_size);
         counting.value_bytes += u64::from(event.value_size);

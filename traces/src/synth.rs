@@ -11,7 +11,7 @@ use rand_distr::{Distribution, LogNormal, Zipf};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::event::{Event, Op};
-use crate::format::Writer;
+use crate::format::{Format, Writer};
 use crate::progress::Progress;
 
 /// Makes a trace.
@@ -28,6 +28,9 @@ pub struct Synth {
     /// Requests a second of trace time
     #[arg(long, value_name = "N", default_value_t = 1_000.0)]
     pub rate: f64,
+    /// Format to write
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "csv")]
+    pub to_format: Format,
     /// Tenants, one an option.
     #[arg(
         long = "tenant",
@@ -161,7 +164,7 @@ impl Source {
         Event {
             time,
             key_size: self.law.key.max(key.len() as u32),
-            key: key.into_bytes().into(),
+            key: key.into_bytes(),
             value_size: size,
             tenant,
             op,
@@ -177,7 +180,7 @@ impl Synth {
         let mut sources = laws.iter().map(Source::new).collect::<Result<Vec<_>>>()?;
         let shares: f64 = laws.iter().map(|law| law.share).sum();
         let mut dice = SmallRng::seed_from_u64(self.seed);
-        let mut out = Writer::create(&self.out)?;
+        let mut out = Writer::create(&self.out, self.to_format)?;
         let progress = Progress::new(Some(self.requests));
         for number in 0..self.requests {
             let mut roll = dice.random::<f64>() * shares;
@@ -204,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str, seed| {
             let out = folder.path().join(name);
-            Synth { out: out.clone(), requests: 5_000, seed, rate: 100.0, tenants: vec![] }.run().unwrap();
+            Synth { out: out.clone(), requests: 5_000, seed, rate: 100.0, to_format: Format::Csv, tenants: vec![] }.run().unwrap();
             std::fs::read(out).unwrap()
         };
         assert_eq!(make("a", 7), make("b", 7));

@@ -1,127 +1,332 @@
-//! Readers and writers of traces: plain, gzip or zstd by what the bytes say, streamed.
+//! Readers and writers of traces: the format by what the bytes say or by a flag; plain, gzip, xz or zstd; streamed, so that a long
+//! trace takes no more memory than a short one.
 
+mod binary;
 mod csv;
+mod field;
+mod spread;
+mod write;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
 
 use crate::event::Event;
+use spread::{Columns, Pending};
 
-/// Reads a trace, one event at a time. Tenants get numbers as they appear.
-pub struct Reader {
-    path: PathBuf,
-    lines: Box<dyn BufRead + Send>,
-    line: Vec<u8>,
-    number: u64,
-    tenants: Vec<String>,
-    last_tenant: usize,
+pub use write::Writer;
+
+/// Bytes that detection looks at.
+const HEAD_BYTES: usize = 1 << 14;
+/// One bad line in so many is borne.
+const BAD_LINES_ONE_IN: u64 = 1_000;
+/// Bad lines that are told one by one.
+const BAD_LINES_TOLD: u64 = 5;
+/// The tenant of traces that name none.
+const ONLY_TENANT: &str = "trace";
+
+/// A format of traces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// time_s,key,key_size,value_size,tenant,op,ttl: Twitter's cache-trace, and ours
+    #[value(alias = "twitter")]
+    Csv,
+    /// libCacheSim oracleGeneral: 24-byte records
+    OracleGeneral,
+    /// Meta CacheLib kvcache, with its header
+    Kvcache,
+    /// Meta Tectonic, with its header
+    Tectonic,
+    /// Memcachier: time,app,type,key_size,value_size,key_id,hit
+    Memcachier,
+    /// ARC .lis: start count ignored request
+    Lis,
+    /// time,key,size
+    Plain,
+    /// A key a line
+    Keys,
+    /// VSCSI disk traces: 32-byte records
+    Vscsi,
+    /// Wikimedia's page views, tab separated, with their header
+    Wikimedia,
+    /// IBM Object Store: time REST.OP.OBJECT object size start end
+    IbmCos,
+    /// Mooncake: JSON lines of prompts, a get for each of their blocks
+    Mooncake,
+    /// Big-endian 64-bit keys
+    U64be,
 }
 
-impl Reader {
-    /// Opens a trace; `-` is standard input.
-    pub fn open(path: &Path) -> Result<Reader> {
-        let raw: Box<dyn Read + Send> = if path == Path::new("-") {
-            Box::new(std::io::stdin())
-        } else {
-            Box::new(File::open(path).with_context(|| format!("trace {}", path.display()))?)
-        };
-        let lines = decompressed(raw).with_context(|| format!("trace {}", path.display()))?;
-        Ok(Reader { path: path.into(), lines, line: Vec::new(), number: 0, tenants: Vec::new(), last_tenant: 0 })
-    }
-
-    /// Names of the tenants seen so far, by number.
-    pub fn tenants(&self) -> &[String] {
-        &self.tenants
-    }
-
-    /// The next event; None at the end. A line that cannot be read is an error with its place.
-    pub fn next_event(&mut self) -> Result<Option<Event>> {
-        loop {
-            self.line.clear();
-            let place = || format!("{}, line {}", self.path.display(), self.number + 1);
-            let read = self.lines.read_until(b'\n', &mut self.line).with_context(place)?;
-            if read == 0 {
-                return Ok(None);
-            }
-            self.number += 1;
-            let line = self.line.trim_ascii_end();
-            if !line.is_empty() {
-                let number = self.number;
-                let parsed = csv::parse(line, &mut self.tenants, &mut self.last_tenant);
-                return parsed.with_context(|| format!("{}, line {number}", self.path.display())).map(Some);
-            }
+impl Format {
+    /// Whether it is of records, not of lines.
+    fn record_bytes(self) -> Option<usize> {
+        match self {
+            Format::OracleGeneral => Some(binary::ORACLE_BYTES),
+            Format::Vscsi => Some(binary::VSCSI_BYTES),
+            Format::U64be => Some(8),
+            _ => None,
         }
     }
 }
 
+/// Names of a trace's tenants, numbered as they appear.
+#[derive(Default)]
+struct Tenants {
+    names: Vec<String>,
+    last: usize,
+}
+
+impl Tenants {
+    fn number(&mut self, name: &str) -> u32 {
+        if self.names.get(self.last).is_none_or(|known| known != name) {
+            self.last = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
+                self.names.push(name.to_owned());
+                self.names.len() - 1
+            });
+        }
+        self.last as u32
+    }
+}
+
+/// How a trace is read.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Reading {
+    /// Format of the trace [default: by what its bytes say]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub format: Option<Format>,
+    /// Stop at the first bad line, rather than leave out up to one in a thousand
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Reads a trace, one event at a time. Tenants get numbers as they appear.
+pub struct Reader {
+    path: PathBuf,
+    input: Box<dyn BufRead + Send>,
+    format: Format,
+    strict: bool,
+    line: Vec<u8>,
+    number: u64,
+    bad: u64,
+    columns: Columns,
+    pending: Pending,
+    tenants: Tenants,
+}
+
+impl Reader {
+    /// Opens a trace of any format; `-` is standard input.
+    pub fn open(path: &Path) -> Result<Reader> {
+        Reader::with(path, &Reading::default())
+    }
+
+    /// Opens a trace; `-` is standard input.
+    pub fn with(path: &Path, reading: &Reading) -> Result<Reader> {
+        let place = || format!("trace {}", path.display());
+        let raw: Box<dyn Read + Send> = if path == Path::new("-") {
+            Box::new(std::io::stdin())
+        } else {
+            Box::new(File::open(path).with_context(place)?)
+        };
+        let mut input = decompressed(raw).with_context(place)?;
+        let head = peek(&mut input).with_context(place)?;
+        let format = match reading.format {
+            Some(format) => format,
+            None => detect(&head).with_context(place)?,
+        };
+        let input: Box<dyn BufRead + Send> =
+            Box::new(BufReader::with_capacity(1 << 16, std::io::Cursor::new(head).chain(input)));
+        Ok(Reader {
+            path: path.into(),
+            input,
+            format,
+            strict: reading.strict,
+            line: Vec::new(),
+            number: 0,
+            bad: 0,
+            columns: Columns::default(),
+            pending: Pending::None,
+            tenants: Tenants::default(),
+        })
+    }
+
+    /// Names of the tenants seen so far, by number.
+    pub fn tenants(&self) -> &[String] {
+        &self.tenants.names
+    }
+
+    /// The format that it reads.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Lines, or records, that were left out since they could not be read.
+    pub fn bad_lines(&self) -> u64 {
+        self.bad
+    }
+
+    /// Reads the next event. False at the end.
+    ///
+    /// # Errors
+    /// A bad line under `strict`, too many bad lines, an archive that is cut off. What was read before is sound.
+    pub fn read(&mut self, event: &mut Event) -> Result<bool> {
+        loop {
+            if self.pending.next(event) {
+                return Ok(true);
+            }
+            let parsed = match self.format.record_bytes() {
+                Some(bytes) => self.read_record(bytes, event)?,
+                None => self.read_line(event)?,
+            };
+            match parsed {
+                Parsed::End => return self.end().map(|()| false),
+                Parsed::Nothing => {}
+                Parsed::One => return Ok(true),
+                Parsed::Bad(error) => self.bear(error)?,
+            }
+        }
+    }
+
+    fn read_record(&mut self, bytes: usize, event: &mut Event) -> Result<Parsed> {
+        self.line.clear();
+        let read = (&mut self.input).take(bytes as u64).read_to_end(&mut self.line);
+        let read = read.with_context(|| format!("{}, record {}", self.path.display(), self.number + 1))?;
+        if read == 0 {
+            return Ok(Parsed::End);
+        }
+        self.number += 1;
+        if read < bytes {
+            bail!("{}, record {}: {read} bytes of {bytes}: the file is cut off", self.path.display(), self.number);
+        }
+        event.tenant = self.tenants.number(ONLY_TENANT);
+        Ok(binary::parse(self.format, &self.line, event))
+    }
+
+    fn read_line(&mut self, event: &mut Event) -> Result<Parsed> {
+        self.line.clear();
+        let read = self.input.read_until(b'\n', &mut self.line);
+        let read = read.with_context(|| format!("{}, line {}", self.path.display(), self.number + 1))?;
+        if read == 0 {
+            return Ok(Parsed::End);
+        }
+        self.number += 1;
+        let line = self.line.trim_ascii_end();
+        if line.is_empty() {
+            return Ok(Parsed::Nothing);
+        }
+        let parsed = match self.format {
+            Format::Csv => csv::parse(line, &mut self.tenants, event),
+            _ => spread::parse(
+                self.format,
+                line,
+                self.number == 1,
+                &mut self.columns,
+                &mut self.tenants,
+                event,
+                &mut self.pending,
+            ),
+        };
+        Ok(parsed.unwrap_or_else(Parsed::Bad))
+    }
+
+    /// A line is bad: says so, and goes on unless there are too many.
+    fn bear(&mut self, error: anyhow::Error) -> Result<()> {
+        self.bad += 1;
+        let unit = if self.format.record_bytes().is_some() { "record" } else { "line" };
+        let error = error.context(format!("{}, {unit} {}", self.path.display(), self.number));
+        if self.strict {
+            return Err(error);
+        }
+        if self.bad <= BAD_LINES_TOLD {
+            eprintln!("flashare-trace: left out: {error:#}");
+        }
+        // early on a few bad lines are a large share: wait a little
+        if self.bad > BAD_LINES_TOLD && self.bad * BAD_LINES_ONE_IN > self.number.max(10 * BAD_LINES_ONE_IN) {
+            return Err(error.context(format!("{} of {} lines are bad; the last", self.bad, self.number)));
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<()> {
+        if self.bad * BAD_LINES_ONE_IN > self.number {
+            bail!(
+                "{}: {} of {} lines are bad, more than one in {BAD_LINES_ONE_IN}; is --format right?",
+                self.path.display(),
+                self.bad,
+                self.number
+            );
+        }
+        if self.bad > BAD_LINES_TOLD {
+            eprintln!("flashare-trace: {} bad lines in all were left out", self.bad);
+        }
+        Ok(())
+    }
+}
+
+/// What a line or a record came to.
+enum Parsed {
+    /// The trace is over.
+    End,
+    /// A header, an empty line, or requests that are pending.
+    Nothing,
+    /// One request.
+    One,
+    /// It makes no sense.
+    Bad(anyhow::Error),
+}
+
+/// Reads the beginning of the input.
+fn peek(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    match input.take(HEAD_BYTES as u64).read_to_end(&mut head) {
+        // a short archive that is cut off says so when it is read
+        Err(error) if head.is_empty() => Err(error),
+        _ => Ok(head),
+    }
+}
+
+/// Tells the format by the beginning of a trace.
+fn detect(head: &[u8]) -> Result<Format> {
+    let is_text = !head.iter().any(|byte| *byte == 0 || (*byte < 32 && !b"\t\r\n".contains(byte)));
+    if !is_text {
+        return binary::detect(head).context("the format is not known by its bytes: name it with --format");
+    }
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or(head).trim_ascii_end();
+    let second = head.split(|byte| *byte == b'\n').nth(1).unwrap_or(b"").trim_ascii_end();
+    spread::detect(line, second).ok_or_else(|| {
+        let shown = String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned();
+        anyhow!("no known format begins with '{shown}': name it with --format")
+    })
+}
+
 fn decompressed(raw: Box<dyn Read + Send>) -> Result<Box<dyn BufRead + Send>> {
+    const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
     let mut raw = BufReader::with_capacity(1 << 16, raw);
     let head = raw.fill_buf()?;
     Ok(if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         Box::new(BufReader::with_capacity(1 << 18, zstd::Decoder::with_buffer(raw)?))
     } else if head.starts_with(&[0x1f, 0x8b]) {
         Box::new(BufReader::with_capacity(1 << 18, flate2::bufread::MultiGzDecoder::new(raw)))
+    } else if head.starts_with(XZ_MAGIC) {
+        Box::new(BufReader::with_capacity(1 << 18, liblzma::bufread::XzDecoder::new_multi_decoder(raw)))
     } else {
         Box::new(raw)
     })
 }
 
 /// Names of a trace's tenants, in order of appearance.
-pub fn tenants_of(path: &Path) -> Result<Vec<String>> {
-    let mut reader = Reader::open(path)?;
-    while reader.next_event()?.is_some() {}
-    Ok(reader.tenants)
-}
-
-/// Writes a trace; compressed if the name ends in `.zst` or `.gz`.
-pub struct Writer {
-    out: Compressed,
-}
-
-enum Compressed {
-    Plain(BufWriter<Box<dyn Write>>),
-    Zstd(zstd::Encoder<'static, BufWriter<Box<dyn Write>>>),
-    Gzip(flate2::write::GzEncoder<BufWriter<Box<dyn Write>>>),
-}
-
-impl Writer {
-    /// Creates a trace file; `-` is standard output.
-    pub fn create(path: &Path) -> Result<Writer> {
-        let raw: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(std::io::stdout())
-        } else {
-            Box::new(File::create(path).with_context(|| format!("creating {}", path.display()))?)
-        };
-        let raw = BufWriter::with_capacity(1 << 16, raw);
-        let out = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("zst") => Compressed::Zstd(zstd::Encoder::new(raw, 3)?),
-            Some("gz") => Compressed::Gzip(flate2::write::GzEncoder::new(raw, flate2::Compression::default())),
-            _ => Compressed::Plain(raw),
-        };
-        Ok(Writer { out })
+pub fn tenants_of(path: &Path, reading: &Reading) -> Result<Vec<String>> {
+    if path == Path::new("-") {
+        bail!("standard input is read once: name the tenants with --config FILE");
     }
-
-    /// Writes one event.
-    pub fn write(&mut self, tenant: &str, event: &Event) -> Result<()> {
-        let out: &mut dyn Write = match &mut self.out {
-            Compressed::Plain(out) => out,
-            Compressed::Zstd(out) => out,
-            Compressed::Gzip(out) => out,
-        };
-        csv::write(out, tenant, event)?;
-        Ok(())
-    }
-
-    /// Writes what is left.
-    pub fn finish(self) -> Result<()> {
-        match self.out {
-            Compressed::Plain(mut out) => out.flush()?,
-            Compressed::Zstd(out) => out.finish()?.flush()?,
-            Compressed::Gzip(out) => out.finish()?.flush()?,
-        }
-        Ok(())
-    }
+    let mut reader = Reader::with(path, reading)?;
+    let mut event = Event::default();
+    // what is cut off or bad is told by the run itself
+    while let Ok(true) = reader.read(&mut event) {}
+    Ok(reader.tenants.names)
 }
+
+#[cfg(test)]
+mod tests;

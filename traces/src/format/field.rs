@@ -1,0 +1,62 @@
+//! Fields of lines: numbers and what is said when they are none.
+
+use anyhow::{Context, Result};
+
+/// A whole number; None if it is anything else.
+pub(super) fn whole(field: &[u8]) -> Option<u64> {
+    if field.is_empty() || field.len() > 19 {
+        return None;
+    }
+    field.iter().try_fold(0u64, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
+}
+
+/// A number with or without a point.
+pub(super) fn real(field: &[u8]) -> Option<f64> {
+    // the usual: digits, maybe a point and up to nine digits
+    let point = memchr::memchr(b'.', field).unwrap_or(field.len());
+    let (front, behind) = (&field[..point], field.get(point + 1..).unwrap_or(b""));
+    if behind.is_empty() && point == field.len() {
+        return whole(front).map(|number| number as f64).or_else(|| general(field));
+    }
+    match (whole(front), whole(behind)) {
+        (Some(front), Some(part)) if behind.len() <= 9 => {
+            Some(front as f64 + part as f64 / 10f64.powi(behind.len() as i32))
+        }
+        _ => general(field),
+    }
+}
+
+fn general(field: &[u8]) -> Option<f64> {
+    std::str::from_utf8(field).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+fn shown(field: &[u8]) -> String {
+    String::from_utf8_lossy(&field[..field.len().min(40)]).into_owned()
+}
+
+/// A time in seconds.
+pub(super) fn seconds(field: &[u8], column: &str) -> Result<f64> {
+    real(field).with_context(|| format!("column {column}: expected seconds, found '{}'", shown(field)))
+}
+
+/// A whole number of anything.
+pub(super) fn count(field: &[u8], column: &str) -> Result<u64> {
+    whole(field).with_context(|| format!("column {column}: expected a whole number, found '{}'", shown(field)))
+}
+
+/// A number of bytes; 4 GiB and beyond are brought down to what an event can carry.
+pub(super) fn bytes(field: &[u8], column: &str) -> Result<u32> {
+    let number = whole(field)
+        .with_context(|| format!("column {column}: expected a number of bytes, found '{}'", shown(field)))?;
+    Ok(number.min(u64::from(u32::MAX)) as u32)
+}
+
+/// A key.
+pub(super) fn key<'f>(field: &'f [u8], column: &str) -> Result<&'f [u8]> {
+    Some(field).filter(|key| !key.is_empty()).with_context(|| format!("column {column}: expected a key, found nothing"))
+}
+
+/// Text.
+pub(super) fn text<'f>(field: &'f [u8], column: &str) -> Result<&'f str> {
+    std::str::from_utf8(field).ok().with_context(|| format!("column {column}: expected text, found '{}'", shown(field)))
+}
