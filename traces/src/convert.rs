@@ -64,7 +64,8 @@ impl FromStr for Rename {
 
 impl Convert {
     fn name<'n>(&'n self, tenant: &'n str) -> &'n str {
-        let named = |wanted: &str| self.renames.iter().find(|rename| rename.0 == wanted).map(|rename| rename.1.as_str());
+        let named =
+            |wanted: &str| self.renames.iter().find(|rename| rename.0 == wanted).map(|rename| rename.1.as_str());
         named(tenant).or_else(|| named("*")).unwrap_or(tenant)
     }
 

@@ -74,6 +74,11 @@ impl Op {
     }
 }
 
+/// Every operation.
+pub(crate) fn all_ops() -> impl Iterator<Item = Op> {
+    OPS.iter().map(|(op, _)| *op)
+}
+
 /// One request.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {

@@ -7,6 +7,12 @@ use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
+/// Writes figures as JSON.
+pub(crate) fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(figures)?;
+    std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
+}
+
 /// Figures of one tenant, or of all together. Bytes are keys and values (`app_`), or what went to the device (`flash_`).
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -79,12 +85,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes it as JSON.
-    pub fn write_json(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
-    }
-
     /// The table and what stands below it.
     pub fn print(&self) {
         let mut table = Table::new();

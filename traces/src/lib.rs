@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod curve;
 mod event;
 mod figures;
 pub mod format;
+mod plot;
 mod progress;
 mod replay;
 mod simulate;
@@ -15,11 +17,12 @@ mod values;
 mod wire;
 
 pub use convert::Convert;
+pub use curve::{Point, ReuseDistances};
 pub use event::{Event, Op, wire_key};
 pub use figures::{Figures, Latency, Report};
 pub use replay::Replay;
 pub use simulate::{Simulate, equal_tenants};
-pub use stat::{Shape, Stat, measure};
+pub use stat::{Description, Sizes, Stat, Window, measure};
 pub use synth::{Synth, TenantLaw};
 pub use values::{KeyId, Values, Verdict, key_id};
 pub use wire::Client;

@@ -13,7 +13,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 
 use crate::event::{Event, Kind, wire_key};
-use crate::figures::{Figures, Latency, Report};
+use crate::figures::{Figures, Latency, Report, write_json};
 use crate::format::{Reader, Reading};
 use crate::progress::Progress;
 use crate::values::{KeyId, Values, Verdict, key_id};
@@ -118,7 +118,7 @@ impl Replay {
         let report = tally.report(reader.tenants(), &before, &after, seconds, &latency);
         report.print();
         if let Some(path) = &self.json {
-            report.write_json(path)?;
+            write_json(path, &report)?;
         }
         Ok(report)
     }

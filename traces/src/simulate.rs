@@ -12,7 +12,7 @@ use cache::{
 use clap::Args;
 
 use crate::event::{Event, Kind, wire_key};
-use crate::figures::{Figures, Report};
+use crate::figures::{Figures, Report, write_json};
 use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
 use crate::values::{KeyId, Values, Verdict, key_id};
@@ -119,7 +119,7 @@ impl Simulate {
         let report = simulation.report(began.elapsed().as_secs_f64());
         report.print();
         if let Some(path) = &self.json {
-            report.write_json(path)?;
+            write_json(path, &report)?;
         }
         Ok(report)
     }

@@ -174,6 +174,12 @@ impl Source {
 }
 
 impl Synth {
+    /// A plain trace of these tenants.
+    #[cfg(test)]
+    pub(crate) fn of(out: PathBuf, requests: u64, seed: u64, tenants: Vec<TenantLaw>) -> Synth {
+        Synth { out, requests, seed, rate: 1_000.0, to_format: Format::Csv, tenants }
+    }
+
     /// Writes the trace.
     pub fn run(&self) -> Result<()> {
         let laws = if self.tenants.is_empty() { default_tenants() } else { self.tenants.clone() };
@@ -207,7 +213,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str, seed| {
             let out = folder.path().join(name);
-            Synth { out: out.clone(), requests: 5_000, seed, rate: 100.0, to_format: Format::Csv, tenants: vec![] }.run().unwrap();
+            Synth::of(out.clone(), 5_000, seed, vec![]).run().unwrap();
             std::fs::read(out).unwrap()
         };
         assert_eq!(make("a", 7), make("b", 7));

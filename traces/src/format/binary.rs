@@ -46,7 +46,9 @@ pub(super) fn parse(format: Format, record: &[u8], event: &mut Event) -> Parsed 
             event.op = match half(record, 12) {
                 command if READS.contains(&command) => Op::Get,
                 command if WRITES.contains(&command) => Op::Set,
-                command => return Parsed::Bad(anyhow!("column command: expected a read or a write, found {command:#x}")),
+                command => {
+                    return Parsed::Bad(anyhow!("column command: expected a read or a write, found {command:#x}"));
+                }
             };
             event.value_size = word(record, 4);
             set_key(event, double(record, 16));

@@ -61,6 +61,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Its name, as flags take it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// Whether it is of records, not of lines.
     fn record_bytes(self) -> Option<usize> {
         match self {

@@ -120,7 +120,8 @@ fn set_key(event: &mut Event, key: &[u8]) {
 /// The fields of a line, so many exactly.
 fn fields<'l, const N: usize>(line: &'l [u8], separators: &[u8], names: &[&str; N]) -> Result<[&'l [u8]; N]> {
     let mut all: [&[u8]; N] = [b""; N];
-    let mut found = line.split(|byte| separators.contains(byte)).filter(|field| separators != b" \t" || !field.is_empty());
+    let mut found =
+        line.split(|byte| separators.contains(byte)).filter(|field| separators != b" \t" || !field.is_empty());
     for (place, name) in all.iter_mut().zip(names) {
         *place = found.next().with_context(|| format!("column {name} is missing: expected {}", names.join(" ")))?;
     }
@@ -264,10 +265,17 @@ fn by_header(
 fn operation(name: &[u8]) -> Option<Op> {
     let lower = name.to_ascii_lowercase();
     Op::of(&lower).or_else(|| {
-        [("get", Op::Get), ("read", Op::Get), ("set", Op::Set), ("put", Op::Set), ("write", Op::Set), ("delete", Op::Delete)]
-            .iter()
-            .find(|(start, _)| lower.starts_with(start.as_bytes()))
-            .map(|(_, op)| *op)
+        [
+            ("get", Op::Get),
+            ("read", Op::Get),
+            ("set", Op::Set),
+            ("put", Op::Set),
+            ("write", Op::Set),
+            ("delete", Op::Delete),
+        ]
+        .iter()
+        .find(|(start, _)| lower.starts_with(start.as_bytes()))
+        .map(|(_, op)| *op)
     })
 }
 
@@ -288,7 +296,8 @@ fn memcachier(line: &[u8], tenants: &mut Tenants, event: &mut Event) -> Result<P
     set_key(event, field::key(key.trim_ascii(), "key_id")?);
     event.key_size = field::bytes(key_size.trim_ascii(), "key_size")?;
     // a miss has no size to tell: -1
-    event.value_size = if value_size.starts_with(b"-") { 0 } else { field::bytes(value_size.trim_ascii(), "value_size")? };
+    event.value_size =
+        if value_size.starts_with(b"-") { 0 } else { field::bytes(value_size.trim_ascii(), "value_size")? };
     Ok(Parsed::One)
 }
 
@@ -299,7 +308,9 @@ fn ibm_cos(line: &[u8], event: &mut Event) -> Result<Parsed> {
         op if op.starts_with(b"REST.GET") || op.starts_with(b"REST.HEAD") || op.starts_with(b"REST.COPY") => Op::Get,
         op if op.starts_with(b"REST.PUT") => Op::Set,
         op if op.starts_with(b"REST.DELETE") => Op::Delete,
-        other => bail!("column operation: expected REST.GET.OBJECT or the like, found '{}'", String::from_utf8_lossy(other)),
+        other => {
+            bail!("column operation: expected REST.GET.OBJECT or the like, found '{}'", String::from_utf8_lossy(other))
+        }
     };
     let size = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).nth(3);
     event.value_size = size.map_or(Ok(0), |size| field::bytes(size, "size"))?;

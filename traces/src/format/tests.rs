@@ -189,7 +189,10 @@ fn bad_lines_are_named_and_borne_up_to_one_in_a_thousand() {
     assert_eq!(read_all(&path, &Reading::default()).unwrap().0.len(), 4_995);
     let error = read_all(&path, &Reading { strict: true, format: None }).unwrap_err();
     let error = format!("{error:#}");
-    assert!(error.contains("trace.csv, line 1000") && error.contains("column op") && error.contains("'fetch'"), "{error}");
+    assert!(
+        error.contains("trace.csv, line 1000") && error.contains("column op") && error.contains("'fetch'"),
+        "{error}"
+    );
     let mut file = File::options().append(true).open(&path).unwrap();
     writeln!(file, "1.0,k").unwrap();
     let error = format!("{:#}", read_all(&path, &Reading::default()).unwrap_err());

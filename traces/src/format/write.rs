@@ -142,7 +142,9 @@ impl Writer {
                 out = Compressed::Spooled(BufWriter::with_capacity(1 << 16, records), Box::new(out));
                 spool = Some(place);
             }
-            _ => bail!("traces of this format are read, not written: take csv, oracle-general, kvcache, memcachier, plain, keys or lis"),
+            _ => bail!(
+                "traces of this format are read, not written: take csv, oracle-general, kvcache, memcachier, plain, keys or lis"
+            ),
         }
         Ok(Writer { format, out, spool, line: Vec::new() })
     }
@@ -168,7 +170,7 @@ impl Writer {
                 line.push(b',');
                 line.extend_from_slice(&event.key);
                 let (key_size, size, ttl) = (event.key_size, event.value_size, event.ttl);
-                write!(line, ",{key_size},{op},1,{size},0,{ttl},{tenant},0\n")?;
+                writeln!(line, ",{key_size},{op},1,{size},0,{ttl},{tenant},0")?;
             }
             Format::Memcachier => {
                 let kind = match event.op {

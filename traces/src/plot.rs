@@ -1,0 +1,229 @@
+//! Line plots: as SVG for reports, as PNG for everything else. The font for PNG is built in, so that a bare machine draws labels too.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use plotters::prelude::*;
+use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
+
+const WIDTH: u32 = 800;
+const HEIGHT: u32 = 420;
+/// PNG pixels for each of SVG's.
+const PNG_SCALE: f32 = 1.5;
+/// Colours that stay apart for the colour blind (Okabe and Ito), black last.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(160, 150, 20),
+    RGBColor(0, 0, 0),
+];
+
+/// What an axis shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scale {
+    /// Numbers, evenly.
+    Linear,
+    /// Shares from 0 to 1, as percent, always whole.
+    Share,
+    /// Bytes by their logarithm.
+    LogBytes,
+    /// Bytes, evenly.
+    Bytes,
+}
+
+/// A named line.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// What the legend says.
+    pub(crate) name: String,
+    /// Its points.
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Whether points are marked and not joined.
+    pub(crate) dots: bool,
+}
+
+/// A plot.
+#[derive(Clone, Debug)]
+pub(crate) struct Plot {
+    /// What stands above it.
+    pub(crate) title: String,
+    /// What the horizontal axis is, and how it is drawn.
+    pub(crate) x: (String, Scale),
+    /// The same of the vertical one.
+    pub(crate) y: (String, Scale),
+    /// What is drawn.
+    pub(crate) lines: Vec<Line>,
+}
+
+fn place(scale: Scale, number: f64) -> f64 {
+    match scale {
+        Scale::LogBytes => number.max(1e-9).log10(),
+        Scale::Share => number * 100.0,
+        Scale::Linear | Scale::Bytes => number,
+    }
+}
+
+/// Bytes as people read them: `1.5 MB`.
+pub(crate) fn bytes_text(bytes: f64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let step = if bytes < 1.0 { 0 } else { ((bytes.log10() + 1e-9) / 3.0).floor().min(5.0) as usize };
+    let number = bytes / 1000f64.powi(step as i32);
+    let text = if number < 9.95 && step > 0 { format!("{number:.1}") } else { format!("{number:.0}") };
+    format!("{} {}", text.trim_end_matches(".0"), units[step])
+}
+
+fn number_text(number: f64) -> String {
+    match number.abs() {
+        size if size >= 1e6 => {
+            format!("{:.3}", number / 1e6).trim_end_matches('0').trim_end_matches('.').to_owned() + "M"
+        }
+        size if size >= 1e4 => format!("{:.1}", number / 1e3).trim_end_matches(".0").to_owned() + "k",
+        size if size >= 10.0 || size == 0.0 => format!("{number:.0}"),
+        _ => format!("{number:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+    }
+}
+
+fn label(scale: Scale, place: f64) -> String {
+    match scale {
+        Scale::Linear => number_text(place),
+        Scale::Share => format!("{} %", number_text(place)),
+        Scale::LogBytes => bytes_text(10f64.powf(place)),
+        Scale::Bytes => bytes_text(place),
+    }
+}
+
+impl Plot {
+    fn range(&self, of: impl Fn(&(f64, f64)) -> f64, scale: Scale) -> std::ops::Range<f64> {
+        let all = self.lines.iter().flat_map(|line| &line.points).map(|point| place(scale, of(point)));
+        let (low, high) = all
+            .filter(|place| place.is_finite())
+            .fold((f64::MAX, f64::MIN), |(low, high), at| (low.min(at), high.max(at)));
+        match scale {
+            _ if low > high => 0.0..1.0,
+            Scale::Share => 0.0..100.0,
+            Scale::Linear | Scale::Bytes => low.min(0.0)..if high > 0.0 { high * 1.05 } else { 1.0 },
+            Scale::LogBytes => low..high.max(low + 0.3),
+        }
+    }
+
+    /// The plot as SVG.
+    ///
+    /// # Errors
+    /// The plot could not be drawn.
+    pub(crate) fn svg(&self) -> Result<String> {
+        let mut text = String::new();
+        self.draw(&mut text).map_err(|error| anyhow!("drawing '{}': {error}", self.title))?;
+        Ok(text)
+    }
+
+    fn draw(&self, text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+        let area = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let (x, y) = (self.range(|point| point.0, self.x.1), self.range(|point| point.1, self.y.1));
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&self.title, ("sans-serif", 20))
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(76)
+            .build_cartesian_2d(x, y)?;
+        chart
+            .configure_mesh()
+            .x_desc(&self.x.0)
+            .y_desc(&self.y.0)
+            .x_label_formatter(&|at| label(self.x.1, *at))
+            .y_label_formatter(&|at| label(self.y.1, *at))
+            .x_labels(8)
+            .y_labels(8)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RGBColor(225, 225, 225))
+            .axis_desc_style(("sans-serif", 15))
+            .label_style(("sans-serif", 13))
+            .draw()?;
+        for (number, line) in self.lines.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            let points = line.points.iter().map(|(x, y)| (place(self.x.1, *x), place(self.y.1, *y)));
+            let drawn = if line.dots {
+                chart.draw_series(points.map(|point| Circle::new(point, 5, colour.filled())))?
+            } else {
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            };
+            drawn
+                .label(&line.name)
+                .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled()));
+        }
+        if self.lines.len() > 1 {
+            chart
+                .configure_series_labels()
+                .background_style(WHITE.mix(0.85))
+                .border_style(RGBColor(200, 200, 200))
+                .label_font(("sans-serif", 13))
+                .draw()?;
+        }
+        area.present()?;
+        Ok(())
+    }
+
+    /// Writes the plot into a folder, as NAME.svg and NAME.png.
+    ///
+    /// # Errors
+    /// It could not be drawn or written.
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let svg = self.svg()?;
+        let place = |ending: &str| folder.join(format!("{name}.{ending}"));
+        fs::write(place("svg"), &svg).with_context(|| format!("writing {}", place("svg").display()))?;
+        let mut options = Options { font_family: "Ubuntu".to_owned(), ..Options::default() };
+        let fonts = Arc::make_mut(&mut options.fontdb);
+        fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
+        let family = fonts.faces().next().and_then(|face| face.families.first()).map(|(name, _)| name.clone());
+        fonts.set_sans_serif_family(family.unwrap_or_default());
+        let tree = Tree::from_str(&svg, &options).context("reading our own SVG")?;
+        let pixels = |length: u32| (length as f32 * PNG_SCALE) as u32;
+        let mut image = Pixmap::new(pixels(WIDTH), pixels(HEIGHT)).context("an image has a size")?;
+        resvg::render(&tree, Transform::from_scale(PNG_SCALE, PNG_SCALE), &mut image.as_mut());
+        image.save_png(place("png")).with_context(|| format!("writing {}", place("png").display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_is_drawn_with_its_labels() {
+        let points = (1..100).map(|n| (f64::from(n) * 1e6, 1.0 / f64::from(n))).collect();
+        let line = |name: &str, points| Line { name: name.to_owned(), points, dots: false };
+        let plot = Plot {
+            title: "misses & <hits>".to_owned(),
+            x: ("size".to_owned(), Scale::LogBytes),
+            y: ("miss ratio".to_owned(), Scale::Share),
+            lines: vec![line("one", points), line("none", Vec::new())],
+        };
+        let svg = plot.svg().unwrap();
+        assert!(
+            svg.contains("misses &amp; &lt;hits&gt;") && svg.contains("miss ratio") && svg.contains("10 MB"),
+            "{svg}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        plot.write(folder.path(), "plot").unwrap();
+        let png = std::fs::read(folder.path().join("plot.png")).unwrap();
+        // signature, then the header with width and height
+        assert_eq!(&png[1..4], b"PNG");
+        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 1200);
+        assert!(png.len() > 8_000, "labels and lines take more than {} bytes", png.len());
+    }
+
+    #[test]
+    fn numbers_are_told_as_people_read_them() {
+        let all = [0.0, 999.0, 1_500.0, 10e6, 2.5e9].map(bytes_text);
+        assert_eq!(all, ["0 B", "999 B", "1.5 kB", "10 MB", "2.5 GB"]);
+        assert_eq!([0.0, 0.25, 12.0, 12_500.0, 3e6].map(number_text), ["0", "0.25", "12", "12.5k", "3M"]);
+    }
+}
