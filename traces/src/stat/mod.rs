@@ -1,5 +1,5 @@
-//! `stat`: what a trace is like, whole and a tenant apart. Exact up to a million objects; beyond, what is counted by object comes
-//! from a sample of the keys, and memory stays as it is.
+//! `stat`: what a trace is like, whole and a tenant apart. Exact up to two million objects (half a million of a tenant); beyond,
+//! what is counted by object comes from a sample of the keys, and memory stays as it is.
 
 mod shape;
 mod tell;
@@ -19,8 +19,8 @@ use shape::Measure;
 pub use shape::{Description, Sizes, Window};
 
 /// Objects that are followed of a whole trace, and of one of its tenants.
-const OBJECTS_MAX: usize = 1 << 20;
-const OBJECTS_MAX_OF_TENANT: usize = 1 << 17;
+const OBJECTS_MAX: usize = 1 << 21;
+const OBJECTS_MAX_OF_TENANT: usize = 1 << 19;
 
 /// Describes a trace.
 #[derive(Args, Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Golden figures of small traces.
 
 use super::*;
-use crate::{Synth, TenantLaw};
+use crate::Synth;
 
 fn described(text: &str) -> Description {
     let folder = tempfile::tempdir().unwrap();
@@ -41,8 +41,8 @@ fn the_exponent_of_zipf_is_found_again() {
     for alpha in [0.7, 1.0, 1.3] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("trace.csv");
-        let law: TenantLaw = format!("a,alpha={alpha},objects=20000,one-hit=0,sets=0").parse().unwrap();
-        Synth::of(out.clone(), 300_000, 3, vec![law]).run().unwrap();
+        let law = format!("a,alpha={alpha},objects=20000,one-hit=0,sets=0");
+        Synth::of(out.clone(), 300_000, 3, &[&law]).run().unwrap();
         let stat = Stat { trace: out, reading: Reading::default(), json: None, plots: None };
         let found = measure(&stat).unwrap().0.zipf_alpha;
         assert!((found - alpha).abs() < 0.08, "{alpha}: {found}");
