@@ -1,11 +1,12 @@
 //! What a run measured: a table for people, JSON for programs, one set of names for both.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Writes figures as JSON.
 pub(crate) fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
@@ -14,7 +15,8 @@ pub(crate) fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
 }
 
 /// Figures of one tenant, or of all together. Bytes are keys and values (`app_`), or what went to the device (`flash_`).
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
 pub struct Figures {
     /// Requests of every kind.
     pub requests: u64,
@@ -36,6 +38,8 @@ pub struct Figures {
     pub rescue_bytes_written: u64,
     /// `flash_bytes_written / app_bytes_written`.
     pub write_amplification: f64,
+    /// Bytes in DRAM at the end.
+    pub dram_bytes: u64,
 }
 
 impl Figures {
@@ -46,10 +50,26 @@ impl Figures {
         self.write_amplification = ratio(self.flash_bytes_written, self.app_bytes_written);
         self
     }
+
+    /// What has come since `before`, of figures that only grow.
+    fn since(&self, before: &Figures) -> Figures {
+        Figures {
+            requests: self.requests.saturating_sub(before.requests),
+            gets: self.gets.saturating_sub(before.gets),
+            hits: self.hits.saturating_sub(before.hits),
+            dram_hits: self.dram_hits.saturating_sub(before.dram_hits),
+            flash_hits: self.flash_hits.saturating_sub(before.flash_hits),
+            app_bytes_written: self.app_bytes_written.saturating_sub(before.app_bytes_written),
+            flash_bytes_written: self.flash_bytes_written.saturating_sub(before.flash_bytes_written),
+            rescue_bytes_written: self.rescue_bytes_written.saturating_sub(before.rescue_bytes_written),
+            ..*self
+        }
+        .with_ratios()
+    }
 }
 
 /// Latencies in microseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Latency {
     /// Median.
     pub p50: f64,
@@ -57,11 +77,95 @@ pub struct Latency {
     pub p99: f64,
     /// 99.9th percentile.
     pub p999: f64,
+    /// Longest.
+    #[serde(default)]
+    pub max: f64,
+    /// The whole distribution: share of the requests, and within how many microseconds they were answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quantiles: Vec<(f64, f64)>,
+}
+
+/// Figures at a moment of a run, as they have grown since its beginning; or, in a window, since the window before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds since the beginning: of trace time when simulated, of real time when replayed.
+    pub seconds: f64,
+    /// The whole run.
+    #[serde(flatten)]
+    pub total: Figures,
+    /// Each tenant.
+    pub tenants: BTreeMap<String, Figures>,
+}
+
+impl Moment {
+    /// What has come since `before`.
+    pub(crate) fn since(&self, before: &Moment) -> Moment {
+        let none = Figures::default();
+        let tenants = self.tenants.iter();
+        let tenants = tenants
+            .map(|(name, own)| (name.clone(), own.since(before.tenants.get(name).unwrap_or(&none))))
+            .filter(|(_, own)| own.requests > 0 || own.dram_bytes > 0)
+            .collect();
+        Moment { seconds: self.seconds, total: self.total.since(&before.total), tenants }
+    }
+}
+
+/// A run as it goes: moments in about equal distances, never more than a few hundred.
+#[derive(Default)]
+pub(crate) struct Course {
+    moments: Vec<Moment>,
+    /// Every how many calls one is kept.
+    stride: u64,
+    calls: u64,
+}
+
+/// Moments that are kept at most.
+const MOMENTS_MAX: usize = 200;
+
+impl Course {
+    /// Whether the next moment is to be noted. Call it in equal distances.
+    pub(crate) fn wants(&mut self) -> bool {
+        self.calls += 1;
+        self.calls.is_multiple_of(self.stride.max(1))
+    }
+
+    pub(crate) fn note(&mut self, moment: Moment) {
+        self.moments.push(moment);
+        if self.moments.len() >= MOMENTS_MAX {
+            // every other one goes: what is kept has grown since the beginning, so nothing is lost
+            let mut number = 0;
+            self.moments.retain(|_| {
+                number += 1;
+                number % 2 == 0
+            });
+            self.stride = self.stride.max(1) * 2;
+        }
+    }
+
+    /// The windows between the moments, and to the end.
+    pub(crate) fn windows(self, begin: Moment, end: &Moment) -> Vec<Moment> {
+        let mut before = begin;
+        let later = self.moments.into_iter().filter(|moment| moment.total.requests < end.total.requests);
+        let all: Vec<Moment> = later.chain([end.clone()]).collect();
+        let windows = all.into_iter().map(|moment| {
+            let window = moment.since(&before);
+            before = moment;
+            window
+        });
+        windows.filter(|window| window.total.requests > 0).collect()
+    }
 }
 
 /// Everything that a run measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
+    /// What was run: settings by name.
+    pub settings: BTreeMap<String, String>,
+    /// Whether it ran to its end.
+    pub complete: bool,
+    /// Requests before those that are counted.
+    pub warmup_requests: u64,
     /// The whole run.
     #[serde(flatten)]
     pub total: Figures,
@@ -80,8 +184,26 @@ pub struct Report {
     /// Latencies, of a replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<Latency>,
+    /// What the machine saw of the server, where it could be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerCost>,
     /// Each tenant.
     pub tenants: BTreeMap<String, Figures>,
+    /// Windows of the run.
+    pub over_time: Vec<Moment>,
+}
+
+/// What a server cost the machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServerCost {
+    /// Seconds of CPU that the process used.
+    pub cpu_seconds: f64,
+    /// The same for each million of requests.
+    pub cpu_seconds_per_million: f64,
+    /// Largest resident memory.
+    pub rss_bytes: u64,
+    /// Bytes that the kernel wrote to storage for the process.
+    pub device_bytes_written: u64,
 }
 
 impl Report {
@@ -110,8 +232,17 @@ impl Report {
             "{} wrong values, {} stale values, {} errors, {} models trained; {:.2} s, {:.0} requests a second",
             self.wrong_values, self.stale_values, self.errors, self.models_trained, self.seconds, self.ops_per_second
         );
+        if self.warmup_requests > 0 {
+            println!("counted after {} requests of warm-up", self.warmup_requests);
+        }
         if let Some(latency) = &self.latency_us {
-            println!("latency: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us", latency.p50, latency.p99, latency.p999);
+            println!(
+                "latency: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
+                latency.p50, latency.p99, latency.p999, latency.max
+            );
+        }
+        if !self.complete {
+            println!("INCOMPLETE: the run ended before the trace did");
         }
     }
 }
@@ -131,4 +262,50 @@ fn row(name: &str, figures: &Figures) -> Vec<Cell> {
         right(mb(figures.rescue_bytes_written)),
         right(format!("{:.3}", figures.write_amplification)),
     ]
+}
+
+/// Writes windows as CSV: a row for the whole and one for each tenant, a window each.
+pub(crate) fn write_windows(path: &Path, windows: &[Moment]) -> Result<()> {
+    let mut text = String::from(
+        "seconds,tenant,requests,gets,hits,hit_ratio,dram_hits,flash_hits,app_bytes_written,flash_bytes_written,rescue_bytes_written,write_amplification,dram_bytes\n",
+    );
+    for window in windows {
+        let tenants = window.tenants.iter().map(|(name, own)| (name.as_str(), own));
+        for (name, own) in [("all", &window.total)].into_iter().chain(tenants) {
+            let Figures { requests, gets, hits, hit_ratio, dram_hits, flash_hits, .. } = own;
+            let Figures { app_bytes_written, flash_bytes_written, rescue_bytes_written, .. } = own;
+            writeln!(
+                text,
+                "{:.3},{name},{requests},{gets},{hits},{hit_ratio:.6},{dram_hits},{flash_hits},{app_bytes_written},{flash_bytes_written},{rescue_bytes_written},{:.6},{}",
+                window.seconds, own.write_amplification, own.dram_bytes
+            )?;
+        }
+    }
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_course_is_thinned_and_loses_nothing() {
+        let mut course = Course::default();
+        let moment = |n: u64| Moment {
+            seconds: n as f64,
+            total: Figures { requests: n, gets: n, hits: n / 2, ..Figures::default() },
+            tenants: BTreeMap::new(),
+        };
+        for n in 1..=10_000 {
+            if course.wants() {
+                course.note(moment(n));
+            }
+        }
+        let windows = course.windows(Moment::default(), &moment(10_001));
+        assert!((80..=200).contains(&windows.len()), "{}", windows.len());
+        assert_eq!(windows.iter().map(|window| window.total.requests).sum::<u64>(), 10_001);
+        let lengths: Vec<u64> = windows.iter().map(|window| window.total.requests).collect();
+        assert!(lengths[..lengths.len() - 1].windows(2).all(|pair| pair[0] == pair[1]), "{lengths:?}");
+        assert!(windows.iter().all(|window| (window.total.hit_ratio - 0.5).abs() < 0.1));
+    }
 }

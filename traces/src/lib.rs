@@ -14,15 +14,13 @@ mod simulate;
 mod stat;
 mod synth;
 mod values;
-mod wire;
 
 pub use convert::Convert;
 pub use curve::{Point, ReuseDistances};
 pub use event::{Event, Op, wire_key};
-pub use figures::{Figures, Latency, Report};
-pub use replay::Replay;
-pub use simulate::{Simulate, equal_tenants};
+pub use figures::{Figures, Latency, Moment, Report, ServerCost};
+pub use replay::{Answers, Got, Protocol, Replay, Sender, connect};
+pub use simulate::{Axis, Simulate, equal_tenants};
 pub use stat::{Description, Sizes, Stat, Window, measure};
 pub use synth::{Synth, TenantLaw, TenantText};
 pub use values::{KeyId, Values, Verdict, key_id};
-pub use wire::Client;

@@ -27,8 +27,8 @@ fn main() -> ExitCode {
         Verb::Stat(stat) => stat.run(),
         Verb::Convert(convert) => convert.run(),
         Verb::Synth(synth) => synth.run(),
-        Verb::Simulate(simulate) => simulate.run().map(drop),
-        Verb::Replay(replay) => replay.run().map(drop),
+        Verb::Simulate(simulate) => simulate.run(),
+        Verb::Replay(replay) => replay.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

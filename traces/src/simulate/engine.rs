@@ -1,20 +1,12 @@
-//! `simulate`: the engine itself, driven by a trace in virtual time, in one thread, its flash in memory.
+//! The engine itself, driven by a trace in virtual time, in one thread, its flash in memory.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::Instant;
 
-use anyhow::{Context, Result};
-use cache::{
-    Admission, Background, Cache, CacheSettings, Completed, Count, Lookup, MemoryDevice, Mode, Needs, Page, Rank,
-    Recognition, Stored, Storing, TenantSpec, Worker,
-};
-use clap::Args;
+use anyhow::Result;
+use cache::{Background, Cache, Completed, Count, Lookup, MemoryDevice, Mode, Needs, Page, Stored, Storing, Worker};
 
 use crate::event::{Event, Kind, wire_key};
-use crate::figures::{Figures, Report, write_json};
-use crate::format::{Reader, Reading, tenants_of};
-use crate::progress::Progress;
+use crate::figures::{Figures, Moment, Report};
 use crate::values::{KeyId, Values, Verdict, key_id};
 
 /// Requests between looks at the background work.
@@ -24,108 +16,7 @@ const VERIFIED_MASK: u64 = 15;
 /// Requests between trainings.
 const REQUESTS_A_TRAINING: u64 = 10_000;
 
-/// Drives the cache engine with a trace, in process, in virtual time.
-#[derive(Args, Clone, Debug)]
-pub struct Simulate {
-    /// Trace to run: CSV, plain, gzip or zstd; - for standard input (with --config)
-    pub trace: PathBuf,
-    /// How it is read
-    #[command(flatten)]
-    pub reading: Reading,
-    /// DRAM, as the server's -m
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    pub dram: String,
-    /// Flash; 0 for none
-    #[arg(long, value_name = "SIZE", default_value = "0")]
-    pub flash: String,
-    /// Tenants, as the server's --config [default: each tenant of the trace with an equal part of half the DRAM reserved]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// What is admitted to flash: svm, all, none
-    #[arg(long, value_name = "RULE", default_value = "svm")]
-    pub admission: String,
-    /// Score that a model's verdict must exceed
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub threshold: f32,
-    /// Size of a flash segment
-    #[arg(long, value_name = "SIZE")]
-    pub flash_segment: Option<String>,
-    /// Mean object size that the flash index is made for
-    #[arg(long, value_name = "BYTES")]
-    pub flash_object_size: Option<usize>,
-    /// Check the values of all keys, not of one in sixteen
-    #[arg(long)]
-    pub verify_all: bool,
-    /// Stop after so many requests
-    #[arg(long, value_name = "N")]
-    pub limit: Option<u64>,
-    /// Write the figures to this file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-}
-
-/// Equal reservations of half the memory.
-pub fn equal_tenants(names: &[String], memory: usize) -> Vec<TenantSpec> {
-    let reserved_bytes = (memory / 2 / names.len().max(1)) as i64;
-    let spec = |name: &String| TenantSpec {
-        name: name.clone(),
-        recognised: Recognition::Prefix(format!("{name}:")),
-        reserved_bytes,
-        rank: Rank::Lru,
-    };
-    names.iter().map(spec).collect()
-}
-
-impl Simulate {
-    fn settings(&self) -> Result<CacheSettings> {
-        let memory = server::parse_size(&self.dram, 1 << 20).context("--dram")? as usize;
-        let flash = server::parse_size(&self.flash, 1 << 20).context("--flash")?;
-        let mut settings = CacheSettings::for_memory(memory);
-        settings.item_bytes_max = (1 << 20).min(memory / 2);
-        settings.tenants = match &self.config {
-            Some(path) => server::read_tenants(path)?,
-            None => equal_tenants(&tenants_of(&self.trace, &self.reading)?, memory),
-        };
-        settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg)?;
-        settings.threshold = self.threshold;
-        if flash > 0 {
-            let mut flash = server::flash_settings(flash, memory, self.flash_object_size);
-            let segment = self.flash_segment.as_deref().map(|text| server::parse_size(text, 1)).transpose()?;
-            flash.segment_bytes = segment.map(|bytes| bytes as usize);
-            settings.flash = Some(flash);
-        }
-        Ok(settings)
-    }
-
-    /// Runs the trace.
-    pub fn run(&self) -> Result<Report> {
-        let settings = self.settings()?;
-        let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
-        let cache = Cache::new(settings)?;
-        let device = MemoryDevice::new(flash_bytes);
-        let mut simulation = Simulation::new(&cache, &device, self.verify_all);
-        let mut reader = Reader::with(&self.trace, &self.reading)?;
-        let progress = Progress::new(self.limit);
-        let began = Instant::now();
-        let mut event = Event::default();
-        while reader.read(&mut event)? {
-            if self.limit.is_some_and(|limit| simulation.requests >= limit) {
-                break;
-            }
-            simulation.serve(&reader.tenants()[event.tenant as usize], &event)?;
-            progress.at(simulation.requests);
-        }
-        progress.finish();
-        let report = simulation.report(began.elapsed().as_secs_f64());
-        report.print();
-        if let Some(path) = &self.json {
-            write_json(path, &report)?;
-        }
-        Ok(report)
-    }
-}
-
-struct Simulation<'c> {
+pub(super) struct Simulation<'c> {
     cache: &'c Cache,
     device: &'c MemoryDevice,
     worker: Worker,
@@ -134,7 +25,10 @@ struct Simulation<'c> {
     versions: HashMap<KeyId, u64>,
     key: Vec<u8>,
     value: Vec<u8>,
-    requests: u64,
+    pub(super) requests: u64,
+    /// Trace time at which it began.
+    first: Option<f64>,
+    last: f64,
     requests_of: Vec<u64>,
     wrong: u64,
     stale: u64,
@@ -152,7 +46,7 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    fn new(cache: &'c Cache, device: &'c MemoryDevice, verify_all: bool) -> Simulation<'c> {
+    pub(super) fn new(cache: &'c Cache, device: &'c MemoryDevice, verify_all: bool) -> Simulation<'c> {
         Simulation {
             cache,
             device,
@@ -163,6 +57,8 @@ impl<'c> Simulation<'c> {
             key: Vec::new(),
             value: Vec::new(),
             requests: 0,
+            first: None,
+            last: 0.0,
             requests_of: vec![0; cache.registry().tenants().len()],
             wrong: 0,
             stale: 0,
@@ -172,8 +68,10 @@ impl<'c> Simulation<'c> {
         }
     }
 
-    fn serve(&mut self, tenant_name: &str, event: &Event) -> Result<()> {
-        self.cache.advance(event.time as u32 + 1);
+    pub(super) fn serve(&mut self, tenant_name: &str, event: &Event) -> Result<()> {
+        self.first.get_or_insert(event.time);
+        self.last = event.time;
+        self.cache.advance((event.time.max(0.0) as u32).saturating_add(1));
         let mut key = std::mem::take(&mut self.key);
         wire_key(tenant_name, event, &mut key);
         let tenant = self.cache.tenant_of(&key);
@@ -273,8 +171,10 @@ impl<'c> Simulation<'c> {
         anyhow::bail!("the cleaner frees no memory: {} bytes of DRAM are too few", self.cache.settings().memory_bytes)
     }
 
-    fn report(&self, seconds: f64) -> Report {
-        let figures_of = |totals: &cache::Totals, requests: u64| Figures {
+    /// What has been counted so far.
+    pub(super) fn moment(&self) -> Moment {
+        let registry = self.cache.registry();
+        let figures_of = |totals: &cache::Totals, requests: u64, dram_bytes: i64| Figures {
             requests,
             gets: totals.get(Count::Gets),
             hits: totals.hits(),
@@ -283,34 +183,42 @@ impl<'c> Simulation<'c> {
             app_bytes_written: totals.get(Count::StoredBytes),
             flash_bytes_written: totals.get(Count::DemotedBytes),
             rescue_bytes_written: totals.get(Count::RescueBytes),
+            dram_bytes: dram_bytes.max(0) as u64,
             ..Figures::default()
         };
-        let tenants = self.cache.registry().tenants().iter();
-        let tenants = tenants
-            .filter(|tenant| self.requests_of[usize::from(tenant.id)] > 0)
-            .map(|tenant| {
-                let totals = self.cache.totals(tenant.id);
-                let figures = figures_of(&totals, self.requests_of[usize::from(tenant.id)]);
-                (tenant.name.clone(), figures.with_ratios())
-            })
-            .collect();
+        let tenants = registry.tenants().iter().filter(|tenant| self.requests_of[usize::from(tenant.id)] > 0);
+        let tenants = tenants.map(|tenant| {
+            let (totals, requests) = (self.cache.totals(tenant.id), self.requests_of[usize::from(tenant.id)]);
+            let figures = figures_of(&totals, requests, tenant.account.balance().in_use);
+            (tenant.name.clone(), figures.with_ratios())
+        });
         let ledger = self.cache.figures().flash.map(|flash| flash.ledger).unwrap_or_default();
+        let in_use = registry.tenants().iter().map(|tenant| tenant.account.balance().in_use).sum();
         let total = Figures {
             flash_bytes_written: ledger.written,
             rescue_bytes_written: ledger.rescue,
-            ..figures_of(&self.cache.totals_of_all(), self.requests)
+            ..figures_of(&self.cache.totals_of_all(), self.requests, in_use)
         };
+        let seconds = self.last - self.first.unwrap_or(self.last);
+        Moment { seconds, total: total.with_ratios(), tenants: tenants.collect() }
+    }
+
+    /// The report of what came since `begin`.
+    pub(super) fn report(&self, begin: &Moment, end: &Moment, seconds: f64) -> Report {
         let trained = self.cache.registry().tenants().iter().filter(|t| self.cache.model(t.id).0.is_some()).count();
+        let counted = end.since(begin);
         Report {
-            total: total.with_ratios(),
+            complete: true,
+            warmup_requests: begin.total.requests,
+            total: counted.total,
             wrong_values: self.wrong,
             stale_values: self.stale,
             errors: self.refused,
             models_trained: trained as u64,
             seconds,
             ops_per_second: self.requests as f64 / seconds.max(1e-9),
-            latency_us: None,
-            tenants,
+            tenants: counted.tenants,
+            ..Report::default()
         }
     }
 }
@@ -321,7 +229,7 @@ fn read_pages(device: &MemoryDevice, read: &cache::FlashRead) -> Option<Vec<Page
 }
 
 impl Values {
-    fn judge_object(&mut self, key: KeyId, version: u64, object: &cache::Object<'_>) -> Verdict {
+    fn judge_object(&self, key: KeyId, version: u64, object: &cache::Object<'_>) -> Verdict {
         let pieces: Vec<&[u8]> = object.value().collect();
         self.judge(key, version, pieces.into_iter())
     }

@@ -1,0 +1,208 @@
+//! `simulate`: the cache engine in process, in virtual time; one run, or a sweep of settings over all cores.
+
+mod engine;
+mod sweep;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use cache::{Admission, Cache, CacheSettings, MemoryDevice, Rank, Recognition, TenantSpec};
+use clap::Args;
+use serde::Serialize;
+
+use crate::event::Event;
+use crate::figures::{Course, Moment, Report, write_json, write_windows};
+use crate::format::{Reader, Reading, tenants_of};
+use crate::progress::Progress;
+use engine::Simulation;
+pub use sweep::Axis;
+
+/// Requests between moments that are noted.
+const REQUESTS_A_MOMENT: u64 = 2_000;
+
+/// Drives the cache engine with a trace, in process, in virtual time.
+#[derive(Args, Clone, Debug)]
+pub struct Simulate {
+    /// Trace to run; - for standard input (with --config)
+    pub trace: PathBuf,
+    /// How it is read
+    #[command(flatten)]
+    pub reading: Reading,
+    /// DRAM, as the server's -m
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub dram: String,
+    /// Flash; 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub flash: String,
+    /// Tenants, as the server's --config [default: each tenant of the trace with an equal part of half the DRAM reserved]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What is admitted to flash: svm, all, none
+    #[arg(long, value_name = "RULE", default_value = "svm")]
+    pub admission: String,
+    /// Score that a model's verdict must exceed
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub threshold: f32,
+    /// Order of worth inside each tenant: lru, lfu [default: what --config says, else lru]
+    #[arg(long, value_name = "RANK")]
+    pub rank: Option<String>,
+    /// Size of a flash segment
+    #[arg(long, value_name = "SIZE")]
+    pub flash_segment: Option<String>,
+    /// Mean object size that the flash index is made for
+    #[arg(long, value_name = "BYTES")]
+    pub flash_object_size: Option<usize>,
+    /// Largest object, as the server's -I
+    #[arg(long, value_name = "SIZE", default_value = "1m")]
+    pub item_size: String,
+    /// Run once for each of these, and their combinations: dram=8MiB,16MiB or flash=, admission=, threshold=, rank=; repeat for
+    /// more
+    #[arg(long = "sweep", value_name = "SETTING=A,B,...")]
+    pub sweep: Vec<Axis>,
+    /// Runs of a sweep at a time [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Count what comes after so many requests only
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub warmup: u64,
+    /// Check the values of all keys, not of one in sixteen
+    #[arg(long)]
+    pub verify_all: bool,
+    /// Stop after so many requests
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Write the figures to this file; of a sweep, a list of runs
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write figures over time to this file, as CSV: up to 200 windows, a row for each tenant
+    #[arg(long, value_name = "FILE")]
+    pub windows: Option<PathBuf>,
+}
+
+/// Equal reservations of half the memory.
+pub fn equal_tenants(names: &[String], memory: usize) -> Vec<TenantSpec> {
+    let reserved_bytes = (memory / 2 / names.len().max(1)) as i64;
+    let spec = |name: &String| TenantSpec {
+        name: name.clone(),
+        recognised: Recognition::Prefix(format!("{name}:")),
+        reserved_bytes,
+        rank: Rank::Lru,
+    };
+    names.iter().map(spec).collect()
+}
+
+impl Simulate {
+    fn settings(&self, names: &[String]) -> Result<CacheSettings> {
+        let memory = server::parse_size(&self.dram, 1 << 20).context("--dram")? as usize;
+        let flash = server::parse_size(&self.flash, 1 << 20).context("--flash")?;
+        let item = server::parse_size(&self.item_size, 1).context("--item-size")? as usize;
+        let mut settings = CacheSettings::for_memory(memory);
+        settings.item_bytes_max = item.min(memory / 2);
+        settings.tenants = match &self.config {
+            Some(path) => server::read_tenants(path)?,
+            None => equal_tenants(names, memory),
+        };
+        if let Some(rank) = &self.rank {
+            let rank = rank.parse::<Rank>().map_err(anyhow::Error::msg).context("--rank")?;
+            settings.tenants.iter_mut().for_each(|tenant| tenant.rank = rank);
+        }
+        settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
+        settings.threshold = self.threshold;
+        if flash > 0 {
+            let mut flash = server::flash_settings(flash, memory, self.flash_object_size);
+            let segment = self.flash_segment.as_deref().map(|text| server::parse_size(text, 1)).transpose()?;
+            flash.segment_bytes = segment.map(|bytes| bytes as usize);
+            settings.flash = Some(flash);
+        }
+        Ok(settings)
+    }
+
+    /// Runs the trace, or all runs of the sweep; prints and writes what came of it.
+    pub fn run(&self) -> Result<()> {
+        // tenants have to be known before the cache is made
+        let names = if self.config.is_some() { Vec::new() } else { tenants_of(&self.trace, &self.reading)? };
+        if !self.sweep.is_empty() {
+            return self.run_sweep(&names);
+        }
+        let (report, failed) = self.simulate(&names)?;
+        report.print();
+        if let Some(path) = &self.json {
+            write_json(path, &report)?;
+        }
+        if let Some(path) = &self.windows {
+            write_windows(path, &report.over_time)?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn run_sweep(&self, names: &[String]) -> Result<()> {
+        if self.windows.is_some() {
+            bail!("--windows: a sweep writes the windows of its runs with --json");
+        }
+        let outcome = sweep::run(self, names)?;
+        if let Some(path) = &self.json {
+            #[derive(Serialize)]
+            struct Runs<'r> {
+                trace: String,
+                runs: &'r [Report],
+            }
+            write_json(path, &Runs { trace: self.trace.display().to_string(), runs: &outcome.reports })?;
+        }
+        outcome.failed.map_or(Ok(()), Err)
+    }
+
+    /// One run. What was measured before an error is in the report, which is incomplete then.
+    pub fn simulate(&self, names: &[String]) -> Result<(Report, Option<anyhow::Error>)> {
+        let settings = self.settings(names)?;
+        let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
+        let cache = Cache::new(settings)?;
+        let device = MemoryDevice::new(flash_bytes);
+        let mut simulation = Simulation::new(&cache, &device, self.verify_all);
+        let mut reader = Reader::with(&self.trace, &self.reading)?;
+        let progress = Progress::new(self.limit);
+        let began = Instant::now();
+        let (mut event, mut begin, mut course) = (Event::default(), Moment::default(), Course::default());
+        let failed = loop {
+            if self.limit.is_some_and(|limit| simulation.requests >= limit) {
+                break None;
+            }
+            match reader.read(&mut event) {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(error) => break Some(error),
+            }
+            if let Err(error) = simulation.serve(&reader.tenants()[event.tenant as usize], &event) {
+                break Some(error);
+            }
+            progress.at(simulation.requests);
+            if simulation.requests == self.warmup {
+                begin = simulation.moment();
+            } else if simulation.requests.is_multiple_of(REQUESTS_A_MOMENT)
+                && simulation.requests > self.warmup
+                && course.wants()
+            {
+                course.note(simulation.moment());
+            }
+        };
+        progress.finish();
+        let end = simulation.moment();
+        let mut report = simulation.report(&begin, &end, began.elapsed().as_secs_f64());
+        report.over_time = course.windows(begin, &end);
+        report.settings = self.stated();
+        report.complete = failed.is_none();
+        let failed = failed.map(|error| error.context("the run ended before the trace did"));
+        Ok((report, failed))
+    }
+
+    /// The settings that a reader of the figures wants to know.
+    fn stated(&self) -> std::collections::BTreeMap<String, String> {
+        let mut all =
+            vec![("dram", self.dram.clone()), ("flash", self.flash.clone()), ("admission", self.admission.clone())];
+        if self.threshold != 0.0 {
+            all.push(("threshold", self.threshold.to_string()));
+        }
+        all.extend(self.rank.clone().map(|rank| ("rank", rank)));
+        all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
