@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::values::KeyId;
 
@@ -122,7 +122,7 @@ pub struct ReuseDistances {
 }
 
 /// A point of a curve.
-#[derive(Clone, Copy, Debug, Serialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Point {
     /// Bytes of the cache.
     pub bytes: u64,

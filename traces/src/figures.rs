@@ -179,6 +179,8 @@ pub struct Report {
     pub models_trained: u64,
     /// Seconds that it took.
     pub seconds: f64,
+    /// Seconds of trace time that were run.
+    pub trace_seconds: f64,
     /// Requests, fills counted in, a second.
     pub ops_per_second: f64,
     /// Latencies, of a replay.
@@ -204,6 +206,9 @@ pub struct ServerCost {
     pub rss_bytes: u64,
     /// Bytes that the kernel wrote to storage for the process.
     pub device_bytes_written: u64,
+    /// Bytes that were written to the block device of its files meanwhile, by whomever; where it could be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_bytes_written: Option<u64>,
 }
 
 impl Report {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compare;
 mod convert;
 mod curve;
 mod event;
@@ -10,16 +11,19 @@ pub mod format;
 mod plot;
 mod progress;
 mod replay;
+mod report;
 mod simulate;
 mod stat;
 mod synth;
 mod values;
 
+pub use compare::{Compare, Compared, Comparison};
 pub use convert::Convert;
 pub use curve::{Point, ReuseDistances};
 pub use event::{Event, Op, wire_key};
 pub use figures::{Figures, Latency, Moment, Report, ServerCost};
-pub use replay::{Answers, Got, Protocol, Replay, Sender, connect};
+pub use replay::{Answers, Got, Mode, Protocol, Replay, Sender, connect};
+pub use report::MakeReport;
 pub use simulate::{Axis, Simulate, equal_tenants};
 pub use stat::{Description, Sizes, Stat, Window, measure};
 pub use synth::{Synth, TenantLaw, TenantText};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use traces::{Convert, Replay, Simulate, Stat, Synth};
+use traces::{Compare, Convert, MakeReport, Replay, Simulate, Stat, Synth};
 
 /// Describe, make and run cache traces.
 #[derive(Parser)]
@@ -20,6 +20,8 @@ enum Verb {
     Synth(Synth),
     Simulate(Simulate),
     Replay(Replay),
+    Compare(Compare),
+    Report(MakeReport),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Verb::Synth(synth) => synth.run(),
         Verb::Simulate(simulate) => simulate.run(),
         Verb::Replay(replay) => replay.run(),
+        Verb::Compare(compare) => compare.run(),
+        Verb::Report(report) => report.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

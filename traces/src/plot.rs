@@ -36,6 +36,10 @@ pub(crate) enum Scale {
     LogBytes,
     /// Bytes, evenly.
     Bytes,
+    /// Numbers by their logarithm.
+    LogNumber,
+    /// One in so many, as the share of the others: 10 is 90 %, 1000 is 99.9 %.
+    Nines,
 }
 
 /// A named line.
@@ -64,7 +68,7 @@ pub(crate) struct Plot {
 
 fn place(scale: Scale, number: f64) -> f64 {
     match scale {
-        Scale::LogBytes => number.max(1e-9).log10(),
+        Scale::LogBytes | Scale::LogNumber | Scale::Nines => number.max(1e-9).log10(),
         Scale::Share => number * 100.0,
         Scale::Linear | Scale::Bytes => number,
     }
@@ -96,6 +100,11 @@ fn label(scale: Scale, place: f64) -> String {
         Scale::Share => format!("{} %", number_text(place)),
         Scale::LogBytes => bytes_text(10f64.powf(place)),
         Scale::Bytes => bytes_text(place),
+        Scale::LogNumber => number_text(10f64.powf(place)),
+        Scale::Nines => {
+            let share = 100.0 - 100.0 / 10f64.powf(place);
+            format!("{} %", format!("{share:.4}").trim_end_matches('0').trim_end_matches('.'))
+        }
     }
 }
 
@@ -109,7 +118,7 @@ impl Plot {
             _ if low > high => 0.0..1.0,
             Scale::Share => 0.0..100.0,
             Scale::Linear | Scale::Bytes => low.min(0.0)..if high > 0.0 { high * 1.05 } else { 1.0 },
-            Scale::LogBytes => low..high.max(low + 0.3),
+            Scale::LogBytes | Scale::LogNumber | Scale::Nines => low..high.max(low + 0.3),
         }
     }
 

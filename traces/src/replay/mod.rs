@@ -145,8 +145,15 @@ impl Replay {
         let cost_before = self.pid.map(server::cost).transpose().context("--pid")?;
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let sum = Sum::new();
-        let mut run =
-            Run { replay: self, pace, before: &before, sum: &sum, course: Course::default(), began: Instant::now() };
+        let mut run = Run {
+            replay: self,
+            pace,
+            before: &before,
+            sum: &sum,
+            course: Course::default(),
+            began: Instant::now(),
+            trace_seconds: 0.0,
+        };
         let failed = run.go(&mut reader, &mut control, manner).err();
         let seconds = run.began.elapsed().as_secs_f64();
         // a server that is gone says nothing more
@@ -162,6 +169,7 @@ impl Replay {
                 cpu_seconds_per_million: cpu_seconds * 1e6 / requests,
                 rss_bytes: after.rss_bytes,
                 device_bytes_written: after.device_bytes_written.saturating_sub(before.device_bytes_written),
+                block_bytes_written: None,
             }
         });
         let report = Report {
@@ -173,6 +181,7 @@ impl Replay {
             errors: tally.errors,
             models_trained: models as u64,
             seconds,
+            trace_seconds: run.trace_seconds,
             ops_per_second: tally.sent as f64 / seconds.max(1e-9),
             latency_us: Some(sum.latency()),
             server: cost,
@@ -192,6 +201,7 @@ struct Run<'r> {
     sum: &'r Sum,
     course: Course,
     began: Instant,
+    trace_seconds: f64,
 }
 
 impl Run<'_> {
@@ -238,9 +248,10 @@ impl Run<'_> {
             if self.replay.limit.is_some_and(|limit| count >= limit) || !reader.read(&mut event)? {
                 break;
             }
+            self.trace_seconds = event.time - *first.get_or_insert(event.time);
             let due = match self.pace {
                 Pace::Closed => 0.0,
-                Pace::Trace(factor) => (event.time - *first.get_or_insert(event.time)).max(0.0) / factor,
+                Pace::Trace(factor) => self.trace_seconds.max(0.0) / factor,
                 Pace::Rate(rate) => count as f64 / rate,
             };
             wire_key(&reader.tenants()[event.tenant as usize], &event, &mut key);

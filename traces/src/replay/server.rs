@@ -69,5 +69,6 @@ pub(super) fn cost(pid: u32) -> Result<ServerCost> {
         rss_bytes: of(&read("status")?, "VmHWM:") * 1024,
         // another user's process does not show it
         device_bytes_written: read("io").map_or(0, |text| of(&text, "write_bytes:")),
+        block_bytes_written: None,
     })
 }

@@ -19,6 +19,13 @@ pub enum Protocol {
     Meta,
 }
 
+impl Protocol {
+    /// Connects to `HOST:PORT`.
+    pub fn connect(self, server: &str) -> Result<(Sender, Answers)> {
+        connect(server, self)
+    }
+}
+
 /// What a get was answered with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Got {

@@ -216,6 +216,7 @@ impl<'c> Simulation<'c> {
             errors: self.refused,
             models_trained: trained as u64,
             seconds,
+            trace_seconds: end.seconds - begin.seconds,
             ops_per_second: self.requests as f64 / seconds.max(1e-9),
             tenants: counted.tenants,
             ..Report::default()

@@ -4,6 +4,8 @@
 mod shape;
 mod tell;
 
+pub(crate) use tell::plots as plots_of;
+
 use std::path::PathBuf;
 
 use anyhow::Result;

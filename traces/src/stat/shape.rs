@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::curve::{Point, ReuseDistances};
 use crate::event::{Event, Kind};
@@ -19,7 +19,7 @@ const WINDOWS_MAX: usize = 256;
 const RANKED_REQUESTS_MIN: u32 = 4;
 
 /// A distribution of sizes, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Sizes {
     /// Mean.
     pub mean: f64,
@@ -36,7 +36,7 @@ pub struct Sizes {
 }
 
 /// A stretch of trace time, and what had been seen at its end.
-#[derive(Clone, Copy, Debug, Default, Serialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Window {
     /// Seconds since the first request, at its end.
     pub seconds: f64,
@@ -49,10 +49,10 @@ pub struct Window {
 }
 
 /// What a trace, or one of its tenants, is like.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Description {
     /// Format that it was read in; empty for a tenant.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub format: String,
     /// Whether it could be read to its end.
     pub complete: bool,
@@ -67,7 +67,7 @@ pub struct Description {
     /// Of them deletes.
     pub deletes: u64,
     /// Requests by the name of their operation.
-    pub operations: BTreeMap<&'static str, u64>,
+    pub operations: BTreeMap<String, u64>,
     /// Different keys.
     pub objects: u64,
     /// Bytes of keys and values of all objects.
@@ -97,7 +97,7 @@ pub struct Description {
     /// The working set as it grows.
     pub over_time: Vec<Window>,
     /// Each tenant.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tenants: BTreeMap<String, Description>,
 }
 
@@ -236,7 +236,7 @@ impl Measure {
             sets: kind_sum(Kind::Set),
             deletes: kind_sum(Kind::Delete),
             operations: crate::event::all_ops()
-                .map(|op| (op.name(), self.operations[op as usize]))
+                .map(|op| (op.name().to_owned(), self.operations[op as usize]))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             objects: scaled(objects),

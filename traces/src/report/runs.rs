@@ -1,0 +1,130 @@
+//! Runs as plots.
+
+use std::collections::BTreeSet;
+
+use crate::figures::{Figures, Moment, Report};
+use crate::plot::{Line, Plot, Scale};
+
+/// A run with the name that it goes by.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) name: String,
+    pub(super) report: Report,
+}
+
+impl Run {
+    pub(super) fn of_settings(report: Report) -> Run {
+        let words: Vec<String> = report.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        Run { name: words.join(", "), report }
+    }
+}
+
+fn plot(title: &str, x: (&str, Scale), y: (&str, Scale), lines: Vec<Line>) -> Plot {
+    Plot { title: title.to_owned(), x: (x.0.to_owned(), x.1), y: (y.0.to_owned(), y.1), lines }
+}
+
+/// Lines over time, one a run.
+fn over_time(runs: &[Run], of: impl Fn(&Moment) -> Option<f64>) -> Vec<Line> {
+    let line = |run: &Run| {
+        let points = run.report.over_time.iter().filter_map(|window| Some((window.seconds, of(window)?)));
+        Line { name: run.name.clone(), points: points.collect(), dots: false }
+    };
+    runs.iter().map(line).filter(|line| line.points.len() > 1).collect()
+}
+
+/// Lines over time of one run, one a tenant.
+fn by_tenant(run: &Run, of: impl Fn(&Figures) -> f64) -> Vec<Line> {
+    let names: BTreeSet<&String> = run.report.over_time.iter().flat_map(|window| window.tenants.keys()).collect();
+    let line = |name: &String| {
+        let points =
+            run.report.over_time.iter().filter_map(|window| Some((window.seconds, of(window.tenants.get(name)?))));
+        Line { name: name.clone(), points: points.collect(), dots: false }
+    };
+    names.into_iter().map(line).filter(|line| line.points.len() > 1).collect()
+}
+
+/// The plots of runs: name of the file, and the plot.
+pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
+    let mut all = Vec::new();
+    let mut add = |name: String, plot: Plot| {
+        if plot.lines.iter().any(|line| !line.points.is_empty()) {
+            all.push((name, plot));
+        }
+    };
+    let hit_ratio = |window: &Moment| (window.total.gets > 0).then_some(window.total.hit_ratio);
+    add(
+        "hit-ratio".into(),
+        plot(
+            "Hit ratio over time",
+            ("seconds", Scale::Linear),
+            ("hit ratio", Scale::Share),
+            over_time(runs, hit_ratio),
+        ),
+    );
+    let written = |run: &&Run| run.report.total.flash_bytes_written > 0;
+    let writers: Vec<Run> = runs.iter().filter(written).cloned().collect();
+    let amplification =
+        |window: &Moment| (window.total.app_bytes_written > 0).then_some(window.total.write_amplification);
+    add(
+        "write-amplification".into(),
+        plot(
+            "Write amplification over time",
+            ("seconds", Scale::Linear),
+            ("bytes written to flash for each byte stored", Scale::Linear),
+            over_time(&writers, amplification),
+        ),
+    );
+    if runs.len() > 1 && !writers.is_empty() {
+        let dot = |run: &Run| Line {
+            name: run.name.clone(),
+            points: vec![(run.report.total.flash_bytes_written as f64, run.report.total.hit_ratio)],
+            dots: true,
+        };
+        add(
+            "hits-by-writes".into(),
+            plot(
+                "Hit ratio by bytes written to flash",
+                ("bytes written to flash", Scale::Bytes),
+                ("hit ratio", Scale::Share),
+                runs.iter().map(dot).collect(),
+            ),
+        );
+    }
+    let latencies = runs.iter().filter_map(|run| {
+        let latency = run.report.latency_us.as_ref()?;
+        let points = latency.quantiles.iter().filter(|(quantile, micros)| *quantile > 0.0 && *micros > 0.0);
+        let points = points.map(|(quantile, micros)| (1.0 / (1.0 - quantile), *micros));
+        Some(Line { name: run.name.clone(), points: points.collect(), dots: false })
+    });
+    add(
+        "latency".into(),
+        plot(
+            "Latency",
+            ("share of the requests that were answered within", Scale::Nines),
+            ("microseconds", Scale::LogNumber),
+            latencies.collect(),
+        ),
+    );
+    for (number, run) in runs.iter().enumerate().filter(|(_, run)| run.report.tenants.len() > 1) {
+        let name = |what: &str| format!("{what}-{}", number + 1);
+        let of = |what: &str| format!("{what}: {}", run.name);
+        add(
+            name("tenants-hit-ratio"),
+            plot(
+                &of("Hit ratio by tenant"),
+                ("seconds", Scale::Linear),
+                ("hit ratio", Scale::Share),
+                by_tenant(run, |figures| figures.hit_ratio),
+            ),
+        );
+        let memory = by_tenant(run, |figures| figures.dram_bytes as f64);
+        // servers without tenants do not say
+        if memory.iter().any(|line| line.points.iter().any(|point| point.1 > 0.0)) {
+            add(
+                name("tenants-memory"),
+                plot(&of("DRAM by tenant"), ("seconds", Scale::Linear), ("bytes in DRAM", Scale::Bytes), memory),
+            );
+        }
+    }
+    all
+}
