@@ -49,7 +49,7 @@ pub use predictor::Admission;
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::Activity;
 pub use step::{Background, Trained};
-pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, TenantSpec};
+pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, Revised, TenantSpec};
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
 /// Accesses that a worker counts before it reports them to the clock.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
+use tenants::{RegistryError, Revised, TenantSpec};
+
 use crate::Cache;
 
 /// Share of the memory that received values may take while they arrive, in percent.
@@ -112,6 +114,13 @@ impl Cache {
             self.memory.allow_segments(segments);
             self.share_out();
         }
+    }
+
+    /// Changes reservations and ranks of tenants while they are served; all of it or, on an error, nothing. Returns what has changed.
+    pub fn revise_tenants(&self, specs: &[TenantSpec]) -> Result<Vec<Revised>, RegistryError> {
+        let revised = self.registry.revise(specs)?;
+        self.share_out();
+        Ok(revised)
     }
 
     /// Shares what the log may take out between the tenants.

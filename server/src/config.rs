@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, TenantSpec};
 use serde::Deserialize;
 
+use crate::admin::AdminConfig;
 use crate::driver::Driver;
 use crate::flags::Flags;
 use crate::options::Options;
@@ -128,6 +129,10 @@ pub struct Config {
     pub evict: bool,
     /// How much to log.
     pub verbosity: u8,
+    /// The file that names the tenants.
+    pub tenants_file: Option<PathBuf>,
+    /// The admin socket, if any.
+    pub admin: Option<AdminConfig>,
     /// Flash, if any.
     pub flash: Option<FlashPath>,
     /// Settings of the cache.
@@ -304,6 +309,8 @@ impl Config {
             item_bytes_max,
             evict: !flags.no_evict,
             verbosity: flags.verbose,
+            tenants_file: flags.config.clone(),
+            admin: flags.admin.as_deref().map(|at| AdminConfig::new(at, flags.admin_token.as_deref())).transpose()?,
             flash,
             cache,
         })

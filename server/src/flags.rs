@@ -128,6 +128,12 @@ pub struct Flags {
     /// TOML file that names the tenants
     #[arg(long, value_name = "FILE", help_heading = OURS)]
     pub config: Option<PathBuf>,
+    /// Answer admin requests (JSON over HTTP) at ADDRESS:PORT or on this Unix socket: /healthz, /metrics, /tenants
+    #[arg(long, value_name = "WHERE", help_heading = OURS)]
+    pub admin: Option<String>,
+    /// File with the token that admin requests have to show; a must beyond loopback
+    #[arg(long, value_name = "FILE", help_heading = OURS, requires = "admin")]
+    pub admin_token: Option<PathBuf>,
     /// File or block device to keep warm data on, and how much of it to use
     #[arg(long, value_name = "PATH:SIZE", help_heading = OURS)]
     pub flash: Option<String>,

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod admin;
 mod auth;
 mod background;
 mod binary;
@@ -24,6 +25,7 @@ mod telling;
 mod tls;
 mod watch;
 
+pub use admin::{AdminAt, AdminConfig};
 pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_size, parse_tenants, read_tenants};
 pub use driver::Driver;
 pub use flags::Flags;

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use cache::{Cache, Device, FileDevice};
 use tokio::sync::watch;
 
+use crate::admin::{self, Admin};
 use crate::background::Background;
-use crate::config::{Config, FlashPath, ListenAt};
+use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
 use crate::restart::{self, MemoryFile, Restart};
@@ -32,6 +33,7 @@ pub struct Running {
     background: Background,
     /// Where what a clean stop leaves goes.
     left: Option<(Arc<dyn Device>, PathBuf)>,
+    admin: Option<Admin>,
     /// Where DRAM's content goes at a clean stop.
     memory_file: Option<MemoryFile>,
 }
@@ -112,8 +114,12 @@ pub fn start(mut config: Config) -> Result<Running> {
         background,
         left: device.zip(image),
         memory_file,
+        admin: None,
     };
     running.listen_everywhere(&server)?;
+    if let Some(config) = &server.config.admin {
+        running.admin = Some(Admin::start(config, &server, &cache, running.stop.subscribe())?);
+    }
     Ok(running)
 }
 
@@ -158,8 +164,27 @@ impl Running {
         peers.values().filter(|peer| peer.listener.is_none()).map(|peer| peer.address.clone()).collect()
     }
 
-    /// Reads certificates and users again; what is in use stays where a file is bad.
+    /// Where admin requests are answered.
+    pub fn admin_address(&self) -> Option<&str> {
+        self.admin.as_ref().map(|admin| admin.address.as_str())
+    }
+
+    /// Reads reservations and ranks of tenants again; all of it or nothing.
+    fn reload_tenants(&self) -> Result<()> {
+        if let Some(path) = &self.server.config.tenants_file {
+            let specs = read_tenants(path)?;
+            let revised =
+                self.cache.revise_tenants(&specs).with_context(|| format!("configuration {}", path.display()))?;
+            admin::tell(&revised);
+        }
+        Ok(())
+    }
+
+    /// Reads certificates, users and tenants again; what is in use stays where a file is bad.
     pub fn reload(&self) {
+        if let Err(error) = self.reload_tenants() {
+            eprintln!("flashare: reload: {error:#}; tenants stay as they are");
+        }
         let tls = self.server.tls.as_ref().map_or(Ok(()), crate::tls::Tls::refresh);
         if let Err(error) = tls.and_then(|()| self.server.reload_credentials()) {
             eprintln!("flashare: reload: {error:#}");
@@ -174,6 +199,9 @@ impl Running {
             let _ = thread.join();
         }
         let _ = self.stop.send(true);
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
         for worker in self.workers.into_iter().chain(self.datagrams) {
             worker.handover.wake();
             drop(worker.handover);

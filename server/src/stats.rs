@@ -446,7 +446,7 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         let (model, samples, trained) = cache.model(tenant.id);
         let name = &tenant.name;
         let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, &format!("{name}:{key}"), value);
-        row("rank", &tenant.rank.name());
+        row("rank", &tenant.rank().name());
         row("bytes", &balance.in_use);
         row("reserved", &balance.reserved);
         row("active", &format_args!("{:.3}", cache.activity(tenant.id)));

@@ -3,7 +3,7 @@
 //!
 //! INV-SUM: the targets of all tenants add up to the memory, before and after each step.
 
-use crate::registry::Registry;
+use crate::registry::{Registry, Tenant};
 
 /// Credit that one shadow hit moves, in bytes.
 pub const CREDIT_BYTES: i64 = 64 << 10;
@@ -38,14 +38,14 @@ impl Registry {
     pub fn share_out(&self, memory: i64, active: impl Fn(u16) -> f64) {
         let _turn = self.arbitration.lock();
         let tenants = self.tenants();
-        let configured: i64 = tenants.iter().map(|tenant| tenant.reserved_bytes).sum();
+        let configured: i64 = tenants.iter().map(Tenant::reserved_bytes).sum();
         // reservations are stated in units of -m; indexes and buffers take their part of it from everyone alike
         let scale = (memory as f64 / self.memory_configured() as f64).min(1.0);
         let scale = if configured > 0 { scale.min(memory as f64 / configured as f64) } else { scale };
         let shares: Vec<(i64, i64)> = tenants
             .iter()
             .map(|tenant| {
-                let reserved = (tenant.reserved_bytes as f64 * scale) as i64;
+                let reserved = (tenant.reserved_bytes() as f64 * scale) as i64;
                 (reserved, reserved - (reserved as f64 / tax(active(tenant.id))) as i64)
             })
             .collect();

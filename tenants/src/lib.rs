@@ -16,5 +16,5 @@ pub use account::{Account, Balance};
 pub use arbiter::{CREDIT_BYTES, IDLE_AFTER_SECS};
 pub use contest::{Contestant, contest};
 pub use rank::{RANKS, Rank, Standing};
-pub use registry::{DEFAULT_TENANT, Recognition, Registry, RegistryError, Tenant, TenantSpec};
+pub use registry::{DEFAULT_TENANT, Recognition, Registry, RegistryError, Revised, Tenant, TenantSpec};
 pub use shadow_queue::ShadowQueue;

@@ -1,11 +1,12 @@
 //! Which tenants there are, and whose a request is.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::account::Account;
-use crate::rank::Rank;
+use crate::rank::{RANKS, Rank};
 use crate::shadow_queue::ShadowQueue;
 
 /// Name of the tenant that owns what no other tenant's rule claims.
@@ -49,6 +50,18 @@ pub enum RegistryError {
     /// More is reserved than there is.
     #[error("reservations add up to {0} bytes, more than the memory of {1} bytes: lower them, or raise -m")]
     Oversubscribed(i64, i64),
+    /// A revision names a tenant that is not there.
+    #[error("tenant '{0}' is not there: tenants come and go with a restart")]
+    Unknown(String),
+    /// A revision leaves a tenant out.
+    #[error("tenant '{0}' is left out: tenants come and go with a restart")]
+    LeftOut(String),
+    /// A revision tells a tenant's requests by another rule.
+    #[error("tenant '{0}' is recognised otherwise than before: that takes a restart")]
+    Recognised(String),
+    /// A reservation below nothing.
+    #[error("tenant '{0}': a reservation is 0 or more")]
+    Negative(String),
     /// More than a tenant number can tell apart.
     #[error("there are {0} tenants; at most 60000 are possible")]
     TooMany(usize),
@@ -60,14 +73,53 @@ pub struct Tenant {
     pub id: u16,
     /// Its name.
     pub name: String,
+    /// How it is recognised.
+    pub recognised: Recognition,
     /// Bytes that it is guaranteed, in units of the configured memory.
-    pub reserved_bytes: i64,
-    /// Its order of worth.
-    pub rank: Rank,
+    reserved_bytes: AtomicI64,
+    /// Its order of worth, as a place in [`RANKS`].
+    rank: AtomicU8,
     /// What it has and is owed.
     pub account: Account,
     /// What it lost last.
     pub shadow: ShadowQueue,
+}
+
+impl Tenant {
+    /// Bytes that it is guaranteed, in units of the configured memory.
+    pub fn reserved_bytes(&self) -> i64 {
+        self.reserved_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its order of worth.
+    pub fn rank(&self) -> Rank {
+        RANKS[usize::from(self.rank.load(Ordering::Relaxed))].1
+    }
+
+    /// What it is now, as a configuration would state it.
+    pub fn spec(&self) -> TenantSpec {
+        TenantSpec {
+            name: self.name.clone(),
+            recognised: self.recognised.clone(),
+            reserved_bytes: self.reserved_bytes(),
+            rank: self.rank(),
+        }
+    }
+}
+
+fn place_of(rank: Rank) -> u8 {
+    RANKS.iter().position(|(_, known)| *known == rank).expect("every rank has a place") as u8
+}
+
+/// What a revision changes of a tenant.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Revised {
+    /// Its name.
+    pub name: String,
+    /// Before, and now.
+    pub reserved_bytes: (i64, i64),
+    /// Before, and now.
+    pub rank: (Rank, Rank),
 }
 
 /// All tenants. Number 0 is `default`.
@@ -119,7 +171,7 @@ impl Registry {
     }
 
     fn add(&mut self, id: u16, spec: TenantSpec, shadow_worth_bytes: u64) {
-        match spec.recognised {
+        match spec.recognised.clone() {
             Recognition::Rest => {}
             Recognition::Port(port) => drop(self.ports.insert(port, id)),
             Recognition::User(user) => drop(self.users.insert(user.into_bytes(), id)),
@@ -134,11 +186,50 @@ impl Registry {
         self.tenants.push(Tenant {
             id,
             name: spec.name,
-            reserved_bytes: spec.reserved_bytes,
-            rank: spec.rank,
+            recognised: spec.recognised,
+            reserved_bytes: AtomicI64::new(spec.reserved_bytes),
+            rank: AtomicU8::new(place_of(spec.rank)),
             account: Account::new(spec.reserved_bytes),
             shadow: ShadowQueue::new(shadow_worth_bytes),
         });
+    }
+
+    /// Changes reservations and ranks while tenants are served; all of it or, on an error, nothing. Memory is shared out anew when
+    /// [`Registry::share_out`] is called next. Returns what has changed.
+    ///
+    /// # Errors
+    /// The specs contradict each other, or are of other tenants than there are (`default` may be left out: it reserves nothing then).
+    pub fn revise(&self, specs: &[TenantSpec]) -> Result<Vec<Revised>, RegistryError> {
+        check(specs, self.memory_configured)?;
+        let _turn = self.arbitration.lock();
+        for spec in specs {
+            let known = self.tenants.iter().find(|tenant| tenant.name == spec.name);
+            let known = known.ok_or_else(|| RegistryError::Unknown(spec.name.clone()))?;
+            if known.recognised != spec.recognised {
+                return Err(RegistryError::Recognised(spec.name.clone()));
+            }
+            if spec.reserved_bytes < 0 {
+                return Err(RegistryError::Negative(spec.name.clone()));
+            }
+        }
+        let mut changed = Vec::new();
+        for tenant in &self.tenants {
+            let wanted = match specs.iter().find(|spec| spec.name == tenant.name) {
+                Some(spec) => (spec.reserved_bytes, spec.rank),
+                None if tenant.name == DEFAULT_TENANT => (0, Rank::default()),
+                None => return Err(RegistryError::LeftOut(tenant.name.clone())),
+            };
+            changed.push((tenant, wanted));
+        }
+        let changed =
+            changed.into_iter().filter(|(tenant, wanted)| (tenant.reserved_bytes(), tenant.rank()) != *wanted);
+        let revised = changed.map(|(tenant, (reserved, rank))| {
+            let before = (tenant.reserved_bytes(), tenant.rank());
+            tenant.reserved_bytes.store(reserved, Ordering::Relaxed);
+            tenant.rank.store(place_of(rank), Ordering::Relaxed);
+            Revised { name: tenant.name.clone(), reserved_bytes: (before.0, reserved), rank: (before.1, rank) }
+        });
+        Ok(revised.collect())
     }
 
     /// Every tenant, by number.
@@ -212,6 +303,32 @@ mod tests {
 
     fn prefix(text: &str) -> Recognition {
         Recognition::Prefix(text.to_owned())
+    }
+
+    #[test]
+    fn a_revision_is_whole_or_nothing() {
+        let specs = || vec![spec("a", prefix("a:"), 100), spec("b", prefix("b:"), 200)];
+        let registry = Registry::new(specs(), 1_000, 1 << 16).unwrap();
+        let reserved = || registry.tenants().iter().map(Tenant::reserved_bytes).collect::<Vec<_>>();
+        let revise = |a: TenantSpec, b: TenantSpec| registry.revise(&[a, b]);
+        let bad = [
+            (spec("a", prefix("a:"), 900), spec("b", prefix("b:"), 200)),
+            (spec("a", prefix("a:"), 500), spec("c", prefix("b:"), 1)),
+            (spec("a", prefix("a:"), 500), spec("b", prefix("x:"), 1)),
+            (spec("a", prefix("a:"), 500), spec("b", prefix("b:"), -1)),
+            (spec("a", prefix("a:"), 500), spec("a", prefix("b:"), 1)),
+        ];
+        for (a, b) in bad {
+            revise(a, b).unwrap_err();
+            assert_eq!(reserved(), [0, 100, 200]);
+        }
+        assert_eq!(registry.revise(&specs()[..1]), Err(RegistryError::LeftOut("b".to_owned())));
+        let lfu = TenantSpec { rank: Rank::Lfu, ..spec("a", prefix("a:"), 500) };
+        let revised = revise(lfu, spec("b", prefix("b:"), 200)).unwrap();
+        assert_eq!(revised.len(), 1, "only what has changed is told: {revised:?}");
+        assert_eq!((reserved(), registry.tenant(1).rank()), (vec![0, 500, 200], Rank::Lfu));
+        registry.share_out(1_000, |_| 1.0);
+        assert_eq!((registry.targets_sum(), registry.tenant(1).account.balance().reserved), (1_000, 500));
     }
 
     #[test]

@@ -9,7 +9,13 @@ use plotters::prelude::*;
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
-const WIDTH: u32 = 800;
+const WIDTH: u32 = 1000;
+/// Of that, what the plot itself takes; the rest names the lines.
+const CHART_WIDTH: u32 = 740;
+/// Characters of a name that are shown.
+const NAME_LEN_MAX: usize = 36;
+/// Lines that are named.
+const NAMES_MAX: usize = 20;
 const HEIGHT: u32 = 420;
 /// PNG pixels for each of SVG's.
 const PNG_SCALE: f32 = 1.5;
@@ -108,6 +114,13 @@ fn label(scale: Scale, place: f64) -> String {
     }
 }
 
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(NAME_LEN_MAX) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 impl Plot {
     fn range(&self, of: impl Fn(&(f64, f64)) -> f64, scale: Scale) -> std::ops::Range<f64> {
         let all = self.lines.iter().flat_map(|line| &line.points).map(|point| place(scale, of(point)));
@@ -135,6 +148,8 @@ impl Plot {
     fn draw(&self, text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
         area.fill(&WHITE)?;
+        let is_named = self.lines.len() > 1;
+        let (area, names) = if is_named { area.split_horizontally(CHART_WIDTH) } else { (area.clone(), area) };
         let (x, y) = (self.range(|point| point.0, self.x.1), self.range(|point| point.1, self.y.1));
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, ("sans-serif", 20))
@@ -158,22 +173,20 @@ impl Plot {
         for (number, line) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let points = line.points.iter().map(|(x, y)| (place(self.x.1, *x), place(self.y.1, *y)));
-            let drawn = if line.dots {
-                chart.draw_series(points.map(|point| Circle::new(point, 5, colour.filled())))?
+            if line.dots {
+                chart.draw_series(points.map(|point| Circle::new(point, 5, colour.filled())))?;
             } else {
-                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            };
-            drawn
-                .label(&line.name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled()));
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+            }
+            if is_named && number < NAMES_MAX {
+                let top = 52 + 17 * number as i32;
+                names.draw(&Rectangle::new([(2, top), (14, top + 9)], colour.filled()))?;
+                names.draw(&Text::new(shortened(&line.name), (20, top - 2), ("sans-serif", 13)))?;
+            }
         }
-        if self.lines.len() > 1 {
-            chart
-                .configure_series_labels()
-                .background_style(WHITE.mix(0.85))
-                .border_style(RGBColor(200, 200, 200))
-                .label_font(("sans-serif", 13))
-                .draw()?;
+        if self.lines.len() > NAMES_MAX {
+            let more = format!("and {} more", self.lines.len() - NAMES_MAX);
+            names.draw(&Text::new(more, (20, 50 + 17 * NAMES_MAX as i32), ("sans-serif", 13)))?;
         }
         area.present()?;
         Ok(())
@@ -225,7 +238,7 @@ mod tests {
         let png = std::fs::read(folder.path().join("plot.png")).unwrap();
         // signature, then the header with width and height
         assert_eq!(&png[1..4], b"PNG");
-        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 1200);
+        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 1500);
         assert!(png.len() > 8_000, "labels and lines take more than {} bytes", png.len());
     }
 

@@ -37,7 +37,7 @@ impl Cache {
         let seen = self.observe(object);
         let tenant = object.tenant();
         let standing = Standing { idle: seen.idle, age: seen.age, reads: seen.reads, bytes: part.bytes as u32 };
-        let worth = self.registry.tenant(tenant).rank.worth(&standing);
+        let worth = self.registry.tenant(tenant).rank().worth(&standing);
         Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant }
     }
 

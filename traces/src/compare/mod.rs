@@ -178,7 +178,7 @@ impl Compare {
         limit: Option<u64>,
     ) -> Result<(Report, Option<anyhow::Error>)> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let running = start(server, folder, tenants, limit)?;
+        let running = start(server, folder, tenants, server.memory_bytes(limit)?)?;
         let blocks_before = block_bytes_written(folder);
         let replay = Replay {
             trace: trace.into(),

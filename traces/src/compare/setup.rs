@@ -47,6 +47,8 @@ pub(super) struct ServerSetup {
     /// DRAM that reservations are taken from.
     dram: Option<String>,
     protocol: Option<String>,
+    /// Memory of this server, instead of everyone's; 0 for no limit.
+    memory: Option<String>,
     pub(super) value_max: Option<String>,
 }
 
@@ -106,6 +108,13 @@ impl Setup {
 }
 
 impl ServerSetup {
+    /// The limit of this server, where everyone's is `all`.
+    pub(super) fn memory_bytes(&self, all: Option<u64>) -> Result<Option<u64>> {
+        let own = self.memory.as_deref().map(|text| ::server::parse_size(text, 1 << 20)).transpose();
+        let own = own.with_context(|| format!("server {}: memory", self.name))?;
+        Ok(own.map_or(all, |bytes| all.is_some().then_some(bytes).filter(|bytes| *bytes > 0)))
+    }
+
     pub(super) fn compared(&self) -> Compared {
         Compared { name: self.name.clone(), command: self.command.clone(), median: 0, rounds: Vec::new() }
     }

@@ -18,7 +18,7 @@ h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d
 table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}\
 th,td{padding:.25em .7em;border-bottom:1px solid #e4e4e4;text-align:right;white-space:nowrap}\
 th{background:#f6f6f6;font-weight:600;white-space:normal}th:first-child,td:first-child{text-align:left}\
-figure{margin:1em 0}svg{max-width:100%;height:auto}.note{color:#555}.bad{color:#a00000;font-weight:600}";
+figure{margin:1em 0}svg{max-width:100%;height:auto}.text td,.text th{text-align:left;white-space:normal}.note{color:#555}.bad{color:#a00000;font-weight:600}";
 
 /// What a page is made of.
 pub(super) struct Page {
@@ -65,10 +65,14 @@ impl Page {
     }
 
     fn table(&mut self, header: &[String], rows: &[Vec<String>]) {
+        self.table_of("", header, rows);
+    }
+
+    fn table_of(&mut self, class: &str, header: &[String], rows: &[Vec<String>]) {
         let cells = |tag: &str, cells: &[String]| {
             cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", shown(cell))).collect::<String>()
         };
-        let mut text = format!("<table><thead><tr>{}</tr></thead><tbody>\n", cells("th", header));
+        let mut text = format!("<table class=\"{class}\"><thead><tr>{}</tr></thead><tbody>\n", cells("th", header));
         for row in rows {
             writeln!(text, "<tr>{}</tr>", cells("td", row)).expect("writing to memory");
         }
@@ -147,7 +151,7 @@ impl Page {
         );
         let commands: Vec<Vec<String>> =
             comparison.servers.iter().map(|server| vec![server.name.clone(), server.command.clone()]).collect();
-        self.table(&["server".to_owned(), "command".to_owned()], &commands);
+        self.table_of("text", &["server".to_owned(), "command".to_owned()], &commands);
         if !comparison.complete {
             self.add("<p class=\"bad\">A replay ended before the trace did: its figures are of a part.</p>");
         }

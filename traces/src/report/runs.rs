@@ -23,10 +23,25 @@ fn plot(title: &str, x: (&str, Scale), y: (&str, Scale), lines: Vec<Line>) -> Pl
     Plot { title: title.to_owned(), x: (x.0.to_owned(), x.1), y: (y.0.to_owned(), y.1), lines }
 }
 
+/// What stands below plots over time: seconds, or, where some runs were simulated and some replayed, requests.
+fn time_axis(runs: &[Run]) -> (&'static str, Scale) {
+    let replayed = runs.iter().filter(|run| run.report.latency_us.is_some()).count();
+    match replayed {
+        0 => ("seconds of trace time", Scale::Linear),
+        count if count == runs.len() => ("seconds", Scale::Linear),
+        _ => ("requests", Scale::Linear),
+    }
+}
+
 /// Lines over time, one a run.
-fn over_time(runs: &[Run], of: impl Fn(&Moment) -> Option<f64>) -> Vec<Line> {
+fn over_time(runs: &[Run], axis: (&'static str, Scale), of: impl Fn(&Moment) -> Option<f64>) -> Vec<Line> {
     let line = |run: &Run| {
-        let points = run.report.over_time.iter().filter_map(|window| Some((window.seconds, of(window)?)));
+        let mut requests = 0;
+        let points = run.report.over_time.iter().filter_map(|window| {
+            requests += window.total.requests;
+            let at = if axis.0 == "requests" { requests as f64 } else { window.seconds };
+            Some((at, of(window)?))
+        });
         Line { name: run.name.clone(), points: points.collect(), dots: false }
     };
     runs.iter().map(line).filter(|line| line.points.len() > 1).collect()
@@ -45,6 +60,7 @@ fn by_tenant(run: &Run, of: impl Fn(&Figures) -> f64) -> Vec<Line> {
 
 /// The plots of runs: name of the file, and the plot.
 pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
+    let axis = time_axis(runs);
     let mut all = Vec::new();
     let mut add = |name: String, plot: Plot| {
         if plot.lines.iter().any(|line| !line.points.is_empty()) {
@@ -54,12 +70,7 @@ pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
     let hit_ratio = |window: &Moment| (window.total.gets > 0).then_some(window.total.hit_ratio);
     add(
         "hit-ratio".into(),
-        plot(
-            "Hit ratio over time",
-            ("seconds", Scale::Linear),
-            ("hit ratio", Scale::Share),
-            over_time(runs, hit_ratio),
-        ),
+        plot("Hit ratio over time", axis, ("hit ratio", Scale::Share), over_time(runs, axis, hit_ratio)),
     );
     let written = |run: &&Run| run.report.total.flash_bytes_written > 0;
     let writers: Vec<Run> = runs.iter().filter(written).cloned().collect();
@@ -69,9 +80,9 @@ pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
         "write-amplification".into(),
         plot(
             "Write amplification over time",
-            ("seconds", Scale::Linear),
+            axis,
             ("bytes written to flash for each byte stored", Scale::Linear),
-            over_time(&writers, amplification),
+            over_time(&writers, axis, amplification),
         ),
     );
     if runs.len() > 1 && !writers.is_empty() {
@@ -112,7 +123,7 @@ pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
             name("tenants-hit-ratio"),
             plot(
                 &of("Hit ratio by tenant"),
-                ("seconds", Scale::Linear),
+                time_axis(std::slice::from_ref(run)),
                 ("hit ratio", Scale::Share),
                 by_tenant(run, |figures| figures.hit_ratio),
             ),
@@ -122,7 +133,12 @@ pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
         if memory.iter().any(|line| line.points.iter().any(|point| point.1 > 0.0)) {
             add(
                 name("tenants-memory"),
-                plot(&of("DRAM by tenant"), ("seconds", Scale::Linear), ("bytes in DRAM", Scale::Bytes), memory),
+                plot(
+                    &of("DRAM by tenant"),
+                    time_axis(std::slice::from_ref(run)),
+                    ("bytes in DRAM", Scale::Bytes),
+                    memory,
+                ),
             );
         }
     }

@@ -15,6 +15,8 @@ const TTLS_MAX: usize = 4096;
 const TTLS_TOLD: usize = 8;
 /// Windows of the working set over time.
 const WINDOWS_MAX: usize = 256;
+/// Sizes at which the misses of an LRU are told, as shares of the working set.
+const SHARES: [f64; 7] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
 /// Objects with fewer requests tell nothing of popularity.
 const RANKED_REQUESTS_MIN: u32 = 4;
 
@@ -94,6 +96,8 @@ pub struct Description {
     pub reuse_distances: Vec<(u64, f64)>,
     /// The miss-ratio curve of an LRU.
     pub miss_ratio_curve: Vec<Point>,
+    /// Misses for each read in an LRU of a share of the working set: share, miss ratio.
+    pub lru_miss_ratios: Vec<(f64, f64)>,
     /// The working set as it grows.
     pub over_time: Vec<Window>,
     /// Each tenant.
@@ -251,6 +255,10 @@ impl Measure {
             seconds: self.last - self.first.unwrap_or(self.last),
             sample_rate: rate,
             reuse_distances: self.distances.histogram(),
+            lru_miss_ratios: SHARES
+                .iter()
+                .map(|share| (*share, self.distances.miss_ratio((bytes as f64 / rate * share) as u64)))
+                .collect(),
             miss_ratio_curve: self.distances.curve(),
             over_time: windows,
             ..Description::default()

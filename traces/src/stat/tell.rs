@@ -8,9 +8,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use super::Description;
 use crate::plot::{Line, Plot, Scale, bytes_text};
 
-/// Sizes at which the table of misses is told, as shares of the working set.
-const SHARES: [f64; 7] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
-
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -52,7 +49,7 @@ pub(super) fn print(whole: &Description) {
         let quantiles = [value.p10, value.p50, value.p90, value.p99, value.max].map(|size| right(size.to_string()));
         let [p10, p50, p90, p99, max] = quantiles;
         sizes.add_row([Cell::new(name), p10, p50, p90, p99, max, Cell::new(ttls.collect::<Vec<_>>().join(", "))]);
-        let misses_at = SHARES.map(|share| right(format!("{:.3}", miss_ratio_at(one, share))));
+        let misses_at = one.lru_miss_ratios.iter().map(|(_, ratio)| right(format!("{ratio:.3}")));
         misses.add_row([Cell::new(name)].into_iter().chain(misses_at));
     }
     println!("{shapes}\n{sizes}\nmiss ratio of reads\n{misses}");
@@ -65,20 +62,6 @@ pub(super) fn print(whole: &Description) {
     }
     if !whole.complete {
         println!("INCOMPLETE: the trace could not be read to its end");
-    }
-}
-
-/// The miss ratio of an LRU of this share of the working set, read off the curve.
-fn miss_ratio_at(one: &Description, share: f64) -> f64 {
-    let bytes = (one.working_set_bytes as f64 * share) as u64;
-    let below = one.miss_ratio_curve.partition_point(|point| point.bytes <= bytes);
-    match (below.checked_sub(1).map(|n| one.miss_ratio_curve[n]), one.miss_ratio_curve.get(below)) {
-        (Some(a), Some(b)) => {
-            let part = (bytes - a.bytes) as f64 / (b.bytes - a.bytes).max(1) as f64;
-            a.miss_ratio + part * (b.miss_ratio - a.miss_ratio)
-        }
-        (Some(last), None) => last.miss_ratio,
-        (None, _) => 1.0,
     }
 }
 
@@ -111,10 +94,10 @@ pub(crate) fn plots(whole: &Description) -> Vec<(&'static str, Plot)> {
             plot(
                 "Reads by reuse distance",
                 ("bytes used since the last request for the object", Scale::LogBytes),
-                ("share of reads", Scale::Share),
+                ("% of reads", Scale::Linear),
                 lines(&|one| {
                     let reads = one.gets.max(1) as f64;
-                    one.reuse_distances.iter().map(|(bytes, count)| (*bytes as f64, count / reads)).collect()
+                    one.reuse_distances.iter().map(|(bytes, count)| (*bytes as f64, count * 100.0 / reads)).collect()
                 }),
             ),
         ),

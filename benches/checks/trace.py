@@ -1,0 +1,130 @@
+"""flashare-trace itself: speeds, and whether what it says of a trace, of the engine and of a server is true."""
+
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+from .kit import BIN, ROOT, TRACES, Row, Server, at_least, at_most, build, equal_tenants, scratch, shared_trace, trace_tool
+
+TOOL = BIN / "flashare-trace"
+SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+HOT = "a,objects=100000,one-hit=0,sets=0,size=100,key=20"
+VALUE_BYTES_MAX = 900_000
+
+
+def measure(quick):
+    build()
+    rows = []
+    with scratch() as folder:
+        folder = pathlib.Path(folder)
+        rows += synth(folder, quick)
+        rows += simulate(folder, quick)
+        rows += replay(folder, quick)
+        names = ["web07", "lirs-sprite"] if quick else sorted(path.name[: -len(".csv.zst")] for path in TRACES.glob("*.csv.zst"))
+        for name in names or ["synthesised"]:
+            trace = shared_trace(name, folder, 300_000)
+            described = trace_tool("stat", trace)
+            rows.append(curve(name, trace, described))
+            rows += agreement(name, trace, described, folder)
+    return rows
+
+
+def timed(command):
+    """Runs a command; returns its seconds of CPU, with those of all its threads."""
+    before = os.times()
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def synth(folder, quick):
+    requests = 1_000_000 if quick else 8_000_000
+    began = time.monotonic()
+    timed([TOOL, "synth", folder / "cluster52.csv", "--requests", requests, "--cluster", 52])
+    return [at_least("synth --cluster 52: requests/s written", requests / (time.monotonic() - began), 2_000_000, "{:,.0f}")]
+
+
+def simulate(folder, quick):
+    rows = []
+    for name, dram, flash in [("orm-busy", 16, 128), ("mt-a", 16, 128)]:
+        trace = shared_trace(name, folder, 2_000_000)
+        limit = ["--limit", 500_000] if quick else []
+        requests = trace_tool("simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", *limit)["requests"]
+        # a run of nothing takes what reading the tenants takes: the command's own first pass over the trace
+        cpu = timed([TOOL, "simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", *limit])
+        first = timed([TOOL, "simulate", trace, "--dram", f"{dram}MiB", "--limit", 1])
+        rows.append(at_least(f"simulate {name}, {dram} and {flash} MiB: requests/s a core", requests / (cpu - first), 1_500_000, "{:,.0f}"))
+    return rows
+
+
+def replay(folder, quick):
+    hot = folder / "hot.csv"
+    timed([TOOL, "synth", hot, "--requests", 1_500_000 if quick else 6_000_000, "--tenant", HOT])
+    with Server([BIN / "flashare", "-p", "{port}", "-t", 1, "-m", 200, "--no-flash"]) as server:
+        ran = trace_tool("replay", hot, "--server", f"127.0.0.1:{server.port}", "--pipeline", 64)
+    rows = [
+        at_least("replay, pipeline 64, server and tool on 2 cores: requests/s", ran["ops_per_second"], 1_000_000, "{:,.0f}"),
+        at_most("replay, pipeline 64: wrong and stale values", ran["wrong_values"] + ran["stale_values"], 0, "{}"),
+    ]
+    target = ROOT / "target/null"
+    command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null", "--target-dir", target]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with Server([target / "release/flashare", "-p", "{port}", "-t", 1, "-m", 64, "--no-flash"]) as server:
+        flags = ["--pipeline", 64, "--mode", "write-through", "--no-stats"]
+        ceiling = trace_tool("replay", hot, "--server", f"127.0.0.1:{server.port}", *flags)["ops_per_second"]
+    rows.append(Row("the tool's own ceiling: requests/s against the null server", f"{ceiling:,.0f}", "stated", True))
+    return rows
+
+
+def curve(name, trace, described):
+    """The curve against an LRU as one would write it down, at several sizes."""
+    capacities = [described["working_set_bytes"] * share for share in SHARES]
+    lrus = [[collections.OrderedDict(), 0] for _ in SHARES]
+    hits, gets = [0] * len(SHARES), 0
+    reader = subprocess.Popen([str(TOOL), "convert", str(trace), "-"], stdout=subprocess.PIPE, text=True)
+    for line in reader.stdout:
+        _, key, key_size, value_size, tenant, op, _ = line.split(",")
+        key, size = (tenant, key), int(key_size) + int(value_size)
+        gets += op == "get"
+        for number, lru in enumerate(lrus):
+            order = lru[0]
+            old = order.pop(key, None)
+            if old is not None:
+                lru[1] -= old
+                hits[number] += op == "get"
+            if op != "delete":
+                order[key] = size
+                lru[1] += size
+                while lru[1] > capacities[number]:
+                    lru[1] -= order.popitem(last=False)[1]
+    reader.wait()
+    told = [1 - ratio for _, ratio in described["lru_miss_ratios"]]
+    apart = max(abs(hit / max(gets, 1) - own) for hit, own in zip(hits, told)) * 100
+    return at_most(f"{name}: miss-ratio curve, largest distance from an exact LRU", apart, 1, "{:.2f}", " points")
+
+
+def agreement(name, trace, described, folder):
+    """The simulator and the server with the same settings: DRAM to flash as 1 to 7, a quarter of the working set."""
+    total = described["working_set_bytes"] / 4 / 2**20
+    dram = max(4, round(total / 8))
+    flash = max(24, round(total * 7 / 8))
+    config = folder / f"{name}.toml"
+    equal_tenants(trace, dram, config)
+    sizes = ["-m", dram, "--config", config, "--flash", f"{folder}/{name}.flash:{flash}MiB"]
+    with Server([BIN / "flashare", "-p", "{port}", "-t", 2, *sizes]) as server:
+        ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX)
+    for file in folder.glob(f"{name}.flash*"):
+        file.unlink()
+    simulated = trace_tool("simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", "--config", config)
+    points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
+    wrote, would = ran["flash_bytes_written"], simulated["flash_bytes_written"]
+    percent = abs(wrote - would) / max(wrote, would, 1) * 100
+    what = f"{name}, {dram} and {flash} MiB"
+    return [
+        at_most(f"{what}: hit ratio {ran['hit_ratio']:.2%}, apart from the simulated", points, 1, "{:.2f}", " points"),
+        at_most(f"{what}: {wrote / 1e6:.1f} MB to flash, apart from the simulated", percent, 5, "{:.1f}", " %"),
+        at_most(f"{what}: wrong and stale values", ran["wrong_values"] + ran["stale_values"] + simulated["wrong_values"], 0, "{}"),
+    ]

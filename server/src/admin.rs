@@ -1,0 +1,304 @@
+//! The admin socket: JSON over HTTP beside the cache's own ports, off unless `--admin` asks for it. Who may: anybody on loopback or on a
+//! Unix socket; elsewhere, and where `--admin-token` names one, who has the token.
+//!
+//! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET /tenants/NAME`, `PUT /tenants/NAME`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail};
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use cache::{Cache, RegistryError, Revised, TenantSpec};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+use crate::config::parse_size;
+use crate::shared::Server;
+use crate::stats;
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAt {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// The admin socket as flags state it.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Where it listens.
+    pub at: AdminAt,
+    /// What a client has to show.
+    pub token: Option<String>,
+}
+
+impl AdminConfig {
+    /// `HOST:PORT` (an address, not a name) or a path with a slash; the token is read from its file.
+    ///
+    /// # Errors
+    /// The address is none, the file cannot be read, or strangers could come in.
+    pub fn new(at: &str, token_file: Option<&std::path::Path>) -> Result<AdminConfig> {
+        let at = match at.parse::<SocketAddr>() {
+            Ok(address) => AdminAt::Tcp(address),
+            Err(_) if at.contains('/') => AdminAt::Unix(at.into()),
+            Err(_) => bail!("--admin {at}: write ADDRESS:PORT, such as 127.0.0.1:9411, or the path of a socket"),
+        };
+        let token = token_file.map(|path| {
+            let text = std::fs::read_to_string(path).with_context(|| format!("--admin-token {}", path.display()))?;
+            let token = text.trim().to_owned();
+            if token.is_empty() {
+                bail!("--admin-token {}: it is empty", path.display())
+            }
+            Ok(token)
+        });
+        let token = token.transpose()?;
+        match &at {
+            AdminAt::Tcp(address) if !address.ip().is_loopback() && token.is_none() => {
+                bail!("--admin {address}: beyond loopback it takes a token: name its file with --admin-token FILE")
+            }
+            _ => Ok(AdminConfig { at, token }),
+        }
+    }
+}
+
+/// The thread that serves it.
+pub(crate) struct Admin {
+    thread: JoinHandle<()>,
+    /// Where it listens, as it turned out.
+    pub(crate) address: String,
+}
+
+struct Shared {
+    server: Arc<Server>,
+    cache: Arc<Cache>,
+    token: Option<String>,
+}
+
+enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+impl Admin {
+    pub(crate) fn start(
+        config: &AdminConfig,
+        server: &Arc<Server>,
+        cache: &Arc<Cache>,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<Admin> {
+        let (listener, address) = match &config.at {
+            AdminAt::Tcp(address) => {
+                let listener = std::net::TcpListener::bind(address).with_context(|| format!("--admin {address}"))?;
+                listener.set_nonblocking(true)?;
+                let address = listener.local_addr()?.to_string();
+                (Listener::Tcp(listener), address)
+            }
+            AdminAt::Unix(path) => {
+                let _ = std::fs::remove_file(path); // of a run before
+                let listener = std::os::unix::net::UnixListener::bind(path);
+                let listener = listener.with_context(|| format!("--admin {}", path.display()))?;
+                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+                listener.set_nonblocking(true)?;
+                (Listener::Unix(listener, path.clone()), path.display().to_string())
+            }
+        };
+        let shared = Shared { server: Arc::clone(server), cache: Arc::clone(cache), token: config.token.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            if let Err(error) = runtime.block_on(serve(listener, shared, stopped)) {
+                eprintln!("flashare: the admin socket is gone: {error:#}");
+            }
+        })?;
+        Ok(Admin { thread, address })
+    }
+
+    /// Waits for its end, after the stop was told.
+    pub(crate) fn stop(self) {
+        // a panic there was reported when it happened
+        let _ = self.thread.join();
+    }
+}
+
+async fn serve(listener: Listener, shared: Shared, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    let shared = Arc::new(shared);
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route("/tenants", get(tenants))
+        .route("/tenants/{name}", get(tenant).put(revise))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is /healthz, /metrics, /tenants and /tenants/NAME") })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), admit))
+        .with_state(shared);
+    let end = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+    // who holds a connection open does not hold up the stop
+    match listener {
+        Listener::Tcp(listener) => {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::select! { served = axum::serve(listener, router) => served?, () = end => {} }
+        }
+        Listener::Unix(listener, path) => {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            tokio::select! { served = axum::serve(listener, router) => served?, () = end => {} }
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+fn refuse(status: StatusCode, why: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": why.into() }))).into_response()
+}
+
+async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or("");
+    match &shared.token {
+        Some(token) if !bool::from(token.as_bytes().ct_eq(shown.as_bytes())) => {
+            refuse(StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer TOKEN")
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Rows of stats: key and value.
+fn rows(shared: &Shared, arguments: &[u8]) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    stats::spell(&shared.server, &shared.cache, arguments, &mut out);
+    let text = String::from_utf8_lossy(&out);
+    let pairs = text.lines().filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    let flash = shared.cache.figures().flash;
+    let lost = shared.server.config.flash.is_some() && !flash.as_ref().is_some_and(|flash| flash.enabled);
+    // a cache without its flash still serves: it is degraded, not down
+    Json(json!({ "status": if lost { "degraded" } else { "ok" }, "flash": flash.map(|flash| flash.enabled) }))
+        .into_response()
+}
+
+/// Prometheus' text: every number of the general, flash, predictor and cleaner stats as `flashare_KEY`, a tenant's as
+/// `flashare_tenant_KEY{tenant="NAME"}`.
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let mut text = String::new();
+    let mut add = |name: &str, label: &str, value: &str| {
+        if value.parse::<f64>().is_ok_and(f64::is_finite) {
+            let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            text.push_str(&format!("flashare_{name}{label} {value}\n"));
+        }
+    };
+    let mut seen = std::collections::HashSet::new();
+    for arguments in [b"".as_slice(), b"flash", b"predictor", b"cleaner"] {
+        for (key, value) in rows(&shared, arguments) {
+            if seen.insert(key.clone()) {
+                add(&key, "", &value);
+            }
+        }
+    }
+    // a metric's samples stand together, as the format asks for
+    let mut by_key: std::collections::BTreeMap<String, Vec<(String, String)>> = std::collections::BTreeMap::new();
+    for (key, value) in rows(&shared, b"tenants") {
+        if let Some((name, key)) = key.split_once(':') {
+            by_key.entry(format!("tenant_{key}")).or_default().push((name.to_owned(), value));
+        }
+    }
+    for (key, samples) in by_key {
+        for (name, value) in samples {
+            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+            add(&key, &format!("{{tenant=\"{name}\"}}"), &value);
+        }
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+fn all_tenants(shared: &Shared) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (key, value) in rows(shared, b"tenants") {
+        let Some((name, key)) = key.split_once(':') else { continue };
+        let value = value.parse::<serde_json::Number>().map_or(Value::String(value), Value::Number);
+        let own = all.entry(name.to_owned()).or_insert_with(|| json!({}));
+        own.as_object_mut().expect("it was made as one").insert(key.to_owned(), value);
+    }
+    for tenant in shared.cache.registry().tenants() {
+        if let Some(own) = all.get_mut(&tenant.name).and_then(Value::as_object_mut) {
+            own.insert("reserved_configured".to_owned(), tenant.reserved_bytes().into());
+        }
+    }
+    all
+}
+
+async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
+    Json(Value::Object(all_tenants(&shared))).into_response()
+}
+
+async fn tenant(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    match all_tenants(&shared).remove(&name) {
+        Some(own) => Json(own).into_response(),
+        None => refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'")),
+    }
+}
+
+/// What a PUT may change.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    /// A size, as in the configuration.
+    reserved: Option<String>,
+    rank: Option<String>,
+}
+
+async fn revise(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: String) -> Response {
+    let wish: Wish = match serde_json::from_str(&body) {
+        Ok(wish) => wish,
+        Err(error) => {
+            return refuse(StatusCode::BAD_REQUEST, format!("expected {{\"reserved\": SIZE, \"rank\": NAME}}: {error}"));
+        }
+    };
+    let mut specs: Vec<TenantSpec> = shared.cache.registry().tenants().iter().map(|tenant| tenant.spec()).collect();
+    let Some(own) = specs.iter_mut().find(|spec| spec.name == name) else {
+        return refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'"));
+    };
+    if let Some(size) = &wish.reserved {
+        match parse_size(size, 1) {
+            Ok(bytes) => own.reserved_bytes = bytes as i64,
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("reserved: {error:#}")),
+        }
+    }
+    if let Some(rank) = &wish.rank {
+        match rank.parse() {
+            Ok(rank) => own.rank = rank,
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("rank: {error}")),
+        }
+    }
+    match shared.cache.revise_tenants(&specs) {
+        Ok(revised) => {
+            tell(&revised);
+            tenant(State(shared), Path(name)).await
+        }
+        Err(error @ RegistryError::Oversubscribed(..)) => refuse(StatusCode::CONFLICT, error.to_string()),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}
+
+/// Logs what a revision has changed.
+pub(crate) fn tell(revised: &[Revised]) {
+    for Revised { name, reserved_bytes: (before, now), rank: (old, new) } in revised {
+        if before != now {
+            eprintln!("flashare: tenant {name}: reserved {before} bytes before, {now} now");
+        }
+        if old != new {
+            eprintln!("flashare: tenant {name}: rank {} before, {} now", old.name(), new.name());
+        }
+    }
+}
