@@ -262,7 +262,10 @@ async fn revise(State(shared): State<Arc<Shared>>, Path(name): Path<String>, bod
     let wish: Wish = match serde_json::from_str(&body) {
         Ok(wish) => wish,
         Err(error) => {
-            return refuse(StatusCode::BAD_REQUEST, format!("expected {{\"reserved\": SIZE, \"rank\": NAME}}: {error}"));
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                format!("expected {{\"reserved\": SIZE, \"rank\": NAME}}: {error}"),
+            );
         }
     };
     let mut specs: Vec<TenantSpec> = shared.cache.registry().tenants().iter().map(|tenant| tenant.spec()).collect();

@@ -275,7 +275,7 @@ impl Config {
         cache.threshold = flags.threshold;
         cache.idle_secs = flags.idle_tax;
         cache.admission = flags.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
-        cache.seed = seed();
+        cache.seed = flags.seed.unwrap_or_else(seed);
         if let Some(flash) = &flash {
             let mut settings = flash_settings(flash.bytes, memory_bytes, flags.flash_object_size);
             settings.segment_bytes = flags.flash_segment.as_deref().map(segment_size).transpose()?;

@@ -131,6 +131,9 @@ pub struct Flags {
     /// Answer admin requests (JSON over HTTP) at ADDRESS:PORT or on this Unix socket: /healthz, /metrics, /tenants
     #[arg(long, value_name = "WHERE", help_heading = OURS)]
     pub admin: Option<String>,
+    /// Seed of hashes and dice, for comparisons with simulate [default: a secret one; clients who know it can make keys collide]
+    #[arg(long, value_name = "N", help_heading = OURS)]
+    pub seed: Option<u64>,
     /// File with the token that admin requests have to show; a must beyond loopback
     #[arg(long, value_name = "FILE", help_heading = OURS, requires = "admin")]
     pub admin_token: Option<PathBuf>,

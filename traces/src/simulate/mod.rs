@@ -69,6 +69,9 @@ pub struct Simulate {
     /// Check the values of all keys, not of one in sixteen
     #[arg(long)]
     pub verify_all: bool,
+    /// Seed of hashes and dice: equal seeds make equal runs
+    #[arg(long, default_value_t = 0x5eed)]
+    pub seed: u64,
     /// Stop after so many requests
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -109,6 +112,7 @@ impl Simulate {
         }
         settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         settings.threshold = self.threshold;
+        settings.seed = self.seed;
         if flash > 0 {
             let mut flash = server::flash_settings(flash, memory, self.flash_object_size);
             let segment = self.flash_segment.as_deref().map(|text| server::parse_size(text, 1)).transpose()?;
