@@ -2,7 +2,8 @@
 # Replays a trace against flashare, and against memcached with the same DRAM, with extstore, and with DRAM for everything, by
 # `flashare-trace compare`; then through the engine in process. Prints the tables and writes figures, plots and a report.
 # usage: replay.sh TRACE DRAM_MIB FLASH_MIB [FOLDER for what is written] [ROUNDS]
-# Without a TRACE that exists, one is synthesised.
+# Without a TRACE that exists, one is synthesised. Some traces bring memcached with extstore to a halt when its connections are
+# pipelined (it stops answering): PIPELINE=1 is for them.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 trace=${1:-} dram=${2:-16} flash=${3:-128} out=${4:-$here/results} rounds=${5:-1}
@@ -23,6 +24,7 @@ limit=$((dram * 2 + 64))
 cat > "$out/$name.toml" <<T
 memory = "${limit}MiB"
 rounds = $rounds
+pipeline = ${PIPELINE:-16}
 
 [[server]]
 name = "flashare"
@@ -35,7 +37,7 @@ command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $dram"
 
 [[server]]
 name = "memcached-extstore-$extstore_dram"
-command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $extstore_dram -o ext_path={folder}/ext:${flash}m,ext_page_size=8,ext_wbuf_size=2,ext_threads=1,ext_item_size=512"
+command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $extstore_dram -o ext_path={folder}/ext:${flash}m,ext_page_size=${EXTSTORE_PAGE:-8},ext_wbuf_size=2,ext_threads=1,ext_item_size=512"
 
 [[server]]
 name = "memcached-all-dram"

@@ -25,8 +25,8 @@ mod restart;
 mod step;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use flash_store::{FlashShape, FlashStore, LedgerFigures, segment_bytes_for};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
@@ -67,6 +67,9 @@ struct Judge {
     trained: AtomicU32,
 }
 
+/// Says of a key whether it is worth flash, by what will happen to it.
+pub type Foresight = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// The cache.
 pub struct Cache {
     settings: CacheSettings,
@@ -90,6 +93,7 @@ pub struct Cache {
     workers: Mutex<Vec<Arc<[Counters]>>>,
     evicted: Evicted,
     activity: Activity,
+    foresight: OnceLock<Foresight>,
 }
 
 /// A thread's part in a cache.
@@ -179,10 +183,16 @@ impl Cache {
             workers: Mutex::default(),
             evicted: Evicted::default(),
             activity: Activity::new(count),
+            foresight: OnceLock::new(),
             settings,
         };
         cache.share_memory();
         Ok(cache)
+    }
+
+    /// Gives [`Admission::Oracle`] its knowledge of the future, once.
+    pub fn foresee(&self, foresight: Foresight) {
+        let _ = self.foresight.set(foresight); // who comes second changes nothing
     }
 
     /// A place for one more thread.

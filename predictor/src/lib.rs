@@ -16,7 +16,7 @@ mod model;
 mod sample;
 mod train;
 
-pub use admission::{Admission, default_filter};
+pub use admission::{Admission, Candidate, seen_twice};
 pub use features::{FEATURES, Features, Observation};
 pub use history::{COUNT_MAX, History};
 pub use model::Model;

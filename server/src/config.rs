@@ -275,6 +275,9 @@ impl Config {
         cache.threshold = flags.threshold;
         cache.idle_secs = flags.idle_tax;
         cache.admission = flags.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
+        if cache.admission == Admission::Oracle {
+            bail!("--admission oracle: only `flashare-trace simulate` knows what will be asked for");
+        }
         cache.seed = flags.seed.unwrap_or_else(seed);
         if let Some(flash) = &flash {
             let mut settings = flash_settings(flash.bytes, memory_bytes, flags.flash_object_size);

@@ -2,7 +2,7 @@
 
 use flash_store::{FlashStore, Placed, RecordHead};
 use log_memory::{Location, Object, Part};
-use predictor::Observation;
+use predictor::{Candidate, Observation};
 use tenants::Standing;
 
 use crate::counters::Count;
@@ -56,7 +56,9 @@ impl Cache {
         let loser = match &self.flash {
             // what a client marked stale, or gave a unique of its own, has no place on flash
             Some(_) if object.access().stale || object.chosen_unique().is_some() => Loser::Dropped,
-            Some(flash) if self.admits(tenant, &observation) => self.demote(flash, hands, part.hash, &object),
+            Some(flash) if self.admits(part.hash, &object, &observation) => {
+                self.demote(flash, hands, part.hash, &object)
+            }
             Some(_) => {
                 hands.count(tenant, Count::Refused);
                 Loser::Dropped
@@ -81,9 +83,15 @@ impl Cache {
         loser
     }
 
-    fn admits(&self, tenant: u16, observation: &Observation) -> bool {
-        let model = *self.judges[usize::from(tenant)].model.read();
-        self.settings.admission.admits(observation, model.as_ref(), self.settings.threshold)
+    fn admits(&self, hash: u64, object: &Object<'_>, observation: &Observation) -> bool {
+        let model = *self.judges[usize::from(object.tenant())].model.read();
+        self.settings.admission.admits(&Candidate {
+            observation,
+            model: model.as_ref(),
+            threshold: self.settings.threshold,
+            dice: log_memory::mix(hash ^ u64::from(self.clock.tick())),
+            future: self.foresight.get().map(|foresees| foresees(object.key())),
+        })
     }
 
     /// Offers an object to the open flash segment. Its key is locked: the flash entry is published before the DRAM entry is

@@ -137,23 +137,26 @@ impl Compare {
             complete: true,
             servers: setup.servers.iter().map(|server| server.compared()).collect(),
         };
-        let mut failed = None;
-        'rounds: for round in 0..self.rounds.unwrap_or(setup.rounds).max(1) {
+        let mut failed: Option<anyhow::Error> = None;
+        for round in 0..self.rounds.unwrap_or(setup.rounds).max(1) {
             for (number, server) in setup.servers.iter().enumerate() {
                 eprintln!("flashare-trace: round {}, {}", round + 1, server.name);
                 let own = folder.join(format!("{}-{round}", server.name));
                 let outcome = self.run_one(&setup, server, &trace, &own, &tenants, limited);
                 let _ = fs::remove_dir_all(&own);
-                match outcome {
+                // one that fails does not keep the others from being measured
+                let error = match outcome {
                     Ok((report, error)) => {
                         comparison.servers[number].rounds.push(report);
-                        failed = error.map(|error| error.context(format!("server {}", server.name)));
+                        error
                     }
-                    Err(error) => failed = Some(error.context(format!("server {}", server.name))),
-                }
-                if failed.is_some() {
+                    Err(error) => Some(error),
+                };
+                if let Some(error) = error {
+                    let error = error.context(format!("server {}", server.name));
+                    eprintln!("flashare-trace: {error:#}");
                     comparison.complete = false;
-                    break 'rounds;
+                    failed.get_or_insert(error);
                 }
             }
         }

@@ -1,9 +1,11 @@
 //! `simulate`: the cache engine in process, in virtual time; one run, or a sweep of settings over all cores.
 
 mod engine;
+mod future;
 mod sweep;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +18,7 @@ use crate::figures::{Course, Moment, Report, write_json, write_windows};
 use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
 use engine::Simulation;
+use future::Future;
 pub use sweep::Axis;
 
 /// Requests between moments that are noted.
@@ -38,7 +41,7 @@ pub struct Simulate {
     /// Tenants, as the server's --config [default: each tenant of the trace with an equal part of half the DRAM reserved]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What is admitted to flash: svm, all, none
+    /// What is admitted to flash: svm, all, none, random:P, second-hit, small-fifo, oracle
     #[arg(long, value_name = "RULE", default_value = "svm")]
     pub admission: String,
     /// Score that a model's verdict must exceed
@@ -162,6 +165,11 @@ impl Simulate {
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let cache = Cache::new(settings)?;
         let device = MemoryDevice::new(flash_bytes);
+        let is_oracle = cache.settings().admission == Admission::Oracle;
+        let future = is_oracle.then(|| Future::read(self).map(Arc::new)).transpose()?;
+        if let Some(future) = &future {
+            cache.foresee(future.foresight());
+        }
         let mut simulation = Simulation::new(&cache, &device, self.verify_all);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
@@ -175,6 +183,9 @@ impl Simulate {
                 Ok(true) => {}
                 Ok(false) => break None,
                 Err(error) => break Some(error),
+            }
+            if let Some(future) = &future {
+                future.at(simulation.requests);
             }
             if let Err(error) = simulation.serve(&reader.tenants()[event.tenant as usize], &event) {
                 break Some(error);
