@@ -158,7 +158,7 @@ pub struct Flags {
     /// What a start believes of the flash's content: that of a clean stop, or never anything
     #[arg(long, value_name = "WHEN", default_value = "clean", help_heading = OURS)]
     pub restart: String,
-    /// What is admitted to flash: svm (a model a tenant), all, none
+    /// What is admitted to flash: svm (a model a tenant), all, none, random:P, second-hit, small-fifo
     #[arg(long, value_name = "RULE", default_value = "svm", help_heading = OURS)]
     pub admission: String,
     /// Score that a model's verdict must exceed: higher writes less
