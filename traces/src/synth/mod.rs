@@ -44,7 +44,7 @@ pub struct Synth {
     /// One of Twitter's 54 production clusters as a tenant, by number; repeat for several
     #[arg(long = "cluster", value_name = "N")]
     pub clusters: Vec<u32>,
-    /// Description of the tenants: TOML, a [[tenant]] each with name and the fields of --tenant
+    /// Description of the tenants: TOML, a table "tenant" each with name and the fields of --tenant
     #[arg(long, value_name = "FILE", conflicts_with_all = ["clusters", "tenants"])]
     pub from: Option<PathBuf>,
     /// Tenants, one an option.
