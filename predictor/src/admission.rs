@@ -84,7 +84,7 @@ impl Admission {
         match (self, candidate.model) {
             (Admission::All, _) => true,
             (Admission::Nothing, _) => false,
-            (Admission::Random(share), _) => (candidate.dice >> 40) as f32 / (1u32 << 24) as f32 > 1.0 - share,
+            (Admission::Random(share), _) => ((candidate.dice >> 40) as f32 / (1u32 << 24) as f32) < share,
             (Admission::SecondHit, _) | (Admission::Svm, None) => seen_twice(seen),
             (Admission::SmallFifo, _) => seen.reads > 1 || seen.history > 0,
             (Admission::Oracle, _) => candidate.future.unwrap_or(false),

@@ -14,6 +14,9 @@ use crate::Cache;
 
 /// Most segments that one pass takes: what bounds its time and the memory of its lists.
 const CANDIDATES_MAX: usize = 16;
+/// What a dead byte counts against one of the tenant that should shrink. Freeing it costs no object; and where one tenant has everything,
+/// its bytes say nothing, and dead ones are what tells segments apart.
+const DEAD_WEIGHT: usize = 3;
 /// Share of a survivor segment that is given away, in percent: the rest is the unused ends.
 const FILL_PERCENT: usize = 98;
 /// Times that relocation waits for a grace period before it gives an object up.
@@ -55,7 +58,7 @@ impl Cache {
         let shrinking = self.lowest_need();
         let score = |candidate: &Candidate| {
             let dead = candidate.written - candidate.live;
-            std::cmp::Reverse(self.memory.bytes_of(*candidate, shrinking) + dead)
+            std::cmp::Reverse(self.memory.bytes_of(*candidate, shrinking) + DEAD_WEIGHT * dead)
         };
         candidates.sort_by_cached_key(score);
         // the second half of the places goes to random ones among the rest
