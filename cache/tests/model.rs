@@ -189,7 +189,7 @@ fn a_read_is_never_stale() {
 /// writer had finished before the read began.
 #[test]
 fn a_read_is_never_stale_with_many_threads() {
-    const KEYS: u64 = 400;
+    const KEYS: u64 = 800;
     const WRITERS: u64 = 2;
     let rig = Rig::new(cache::CacheSettings { admission: cache::Admission::All, ..tiny(true) });
     // even: stored with this version; odd: deleted after it
