@@ -211,9 +211,15 @@ impl Compare {
     }
 }
 
-/// A port that nobody has.
+/// A port that nobody has, below those that the system gives to whoever asks for any: so nobody gets it before the server does.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    const TRIES: usize = 100;
+    let free = |_| {
+        let port = rand::random_range(PORTS);
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    };
+    (0..TRIES).find_map(free).context("no port from 20000 to 32000 is free")
 }
 
 fn start(server: &ServerSetup, folder: &Path, tenants: &[String], limit: Option<u64>) -> Result<Running> {
