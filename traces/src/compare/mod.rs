@@ -8,13 +8,15 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::{Report, write_json};
@@ -215,8 +217,10 @@ impl Compare {
 fn free_port() -> Result<u16> {
     const PORTS: std::ops::Range<u16> = 20_000..32_000;
     const TRIES: usize = 100;
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let mut dice = SmallRng::seed_from_u64(nanos ^ u64::from(std::process::id()));
     let free = |_| {
-        let port = rand::random_range(PORTS);
+        let port = dice.random_range(PORTS);
         TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
     };
     (0..TRIES).find_map(free).context("no port from 20000 to 32000 is free")
