@@ -26,6 +26,7 @@ class Handler(socketserver.StreamRequestHandler):
                 self.wfile.write(b"NOT_FOUND\r\n")
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
+    request_queue_size = 128
     daemon_threads = True
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
