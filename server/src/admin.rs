@@ -4,6 +4,7 @@
 //! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET /tenants/NAME`, `PUT /tenants/NAME`.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -105,7 +106,10 @@ impl Admin {
                 (Listener::Tcp(listener), address)
             }
             AdminAt::Unix(path) => {
-                let _ = std::fs::remove_file(path); // of a run before
+                // a socket of a run before goes; anything else is somebody's, and the bind says that it is in the way
+                if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+                    let _ = std::fs::remove_file(path);
+                }
                 let listener = std::os::unix::net::UnixListener::bind(path);
                 let listener = listener.with_context(|| format!("--admin {}", path.display()))?;
                 std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
