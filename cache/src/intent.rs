@@ -61,7 +61,7 @@ impl FlashObject {
             was_read: record.head.reads > 0,
             accessed: record.head.accessed,
             won: record.head.won,
-            value: record.value.concat(),
+            value: record.value.to_vec(),
         }
     }
 }

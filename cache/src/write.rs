@@ -679,7 +679,7 @@ impl Cache {
         NewObject {
             tenant: record.head.tenant,
             key: record.head.key,
-            value: &record.value,
+            value: std::slice::from_ref(&record.value),
             client_flags: record.head.client_flags,
             expiry: record.head.expiry,
             version: record.head.version,

@@ -3,18 +3,18 @@
 //! ```text
 //! file     superblock (one page) | segment 0 | segment 1 | ...
 //! segment  header (one page) | pages of records
-//! page     record | record | ... | zeroes           4 KiB; a record of one page never crosses into the next
+//! body     record | record | zeroes to the end of a page | record ...     contiguous bytes over the segment's pages
 //! record   checksum 4 | value length 4 | key length 1 | traits 1 | tenant 2 | expiry 4 | version 6 | reads 1 |
 //!          updates and history 1 | last access 4 | client flags 0 or 4 | key | value       little-endian, unaligned
 //! ```
-//! A record longer than a page begins in a page among others with its header, its key and as much of its value as makes the
-//! rest a whole number of pages; the rest fills the pages that follow. So a reader that knows the first page and the number
-//! of pages needs one read. A key length of 0 ends a page.
+//! A page fills from its beginning; a record may run on into the pages behind it (packing.rs says which do). A reader knows the
+//! first page that it may begin in and how many to read, and finds it by its key's bytes. Whoever walks over a segment goes from
+//! record to record, and where there is none, to the next page. docs/flash-format.md has every byte.
 //!
-//! The checksum of a record is seeded with the file's secret, the segment's sequence number and the page: bytes of another
-//! place, of an earlier life of the segment, or made up by a client inside of a value never pass for a record here.
+//! The checksum of a record is seeded with the file's secret, the segment's sequence number and the page that it begins in: bytes of
+//! another place, of an earlier life of the segment, or made up by a client inside of a value never pass for a record here.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{PAGE_BYTES, Page};
 
@@ -22,12 +22,15 @@ use crate::{PAGE_BYTES, Page};
 pub const RECORD_HEADER_BYTES: usize = 28;
 /// Bytes of client flags, which only records have whose flags are not 0.
 const FLAGS_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
+/// Claims to be a key's record that are checked in one read, at most.
+const CLAIMS_MAX: usize = 16;
 /// Tenant number of a record that was taken back before its segment was written.
 pub(crate) const TENANT_NOBODY: u16 = u16::MAX;
 const SUPERBLOCK_MAGIC: &[u8; 16] = b"flashare flash 1";
 const SEGMENT_MAGIC: &[u8; 8] = b"flashseg";
 /// Version of this format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 const TRAIT_RESCUED: u8 = 1;
 const TRAIT_WON: u8 = 2;
 const TRAIT_FLAGS: u8 = 4;
@@ -72,45 +75,14 @@ impl RecordHead<'_> {
 pub struct Record<'a> {
     /// All but the value.
     pub head: RecordHead<'a>,
-    /// The value, in the two pieces that a record of several pages has.
-    pub value: [&'a [u8]; 2],
+    /// The value.
+    pub value: &'a [u8],
 }
 
 impl Record<'_> {
-    /// Bytes of the value.
-    pub fn value_bytes(&self) -> usize {
-        self.value[0].len() + self.value[1].len()
-    }
-
     /// Bytes of the record on flash.
     pub fn bytes(&self) -> usize {
-        self.head.bytes() + self.value_bytes()
-    }
-}
-
-/// How a record lies: bytes in its first page, and whole pages after it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extent {
-    /// Bytes in the first page.
-    pub first: usize,
-    /// Pages that follow, all its own.
-    pub more_pages: usize,
-}
-
-impl Extent {
-    /// Extent of a record with so many bytes before its value, and of its value.
-    pub fn of(prefix: usize, value_bytes: usize) -> Extent {
-        let total = prefix + value_bytes;
-        if total <= PAGE_BYTES {
-            return Extent { first: total, more_pages: 0 };
-        }
-        let first = (total % PAGE_BYTES).max(prefix);
-        Extent { first, more_pages: (total - first).div_ceil(PAGE_BYTES) }
-    }
-
-    /// Pages from its first to its last.
-    pub fn pages(&self) -> usize {
-        1 + self.more_pages
+        self.head.bytes() + self.value.len()
     }
 }
 
@@ -144,118 +116,130 @@ fn header_bytes(head: &RecordHead<'_>, value_bytes: usize) -> [u8; RECORD_HEADER
     out
 }
 
-/// Writes a record into `pages`, `at` bytes into the first of them.
+/// Writes a record, `at` bytes behind the beginning of `pages`. Returns where it ends.
 pub(crate) fn write_record<'a>(
     pages: &mut [Page],
     at: usize,
     seed: PageSeed,
     head: &RecordHead<'_>,
     value: impl Iterator<Item = &'a [u8]> + Clone,
-) {
+) -> usize {
     let value_bytes = value.clone().map(<[u8]>::len).sum();
-    let extent = Extent::of(head.bytes(), value_bytes);
     let header = header_bytes(head, value_bytes);
     let header = &header[..head.bytes() - head.key.len()];
-    let mut checksum = Xxh3::with_seed(seed.0);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(pages);
-    // the bytes of a record are in order but for the gap between the first page's part and the rest
-    let (near_end, far) = (at + extent.first, PAGE_BYTES);
-    let mut to = at;
-    let mut put = |mut piece: &[u8], bytes: &mut [u8]| {
-        while !piece.is_empty() {
-            let room = if to < near_end { near_end - to } else { usize::MAX };
-            let len = room.min(piece.len());
-            bytes[to..to + len].copy_from_slice(&piece[..len]);
-            piece = &piece[len..];
-            to += len;
-            if to == near_end && extent.more_pages > 0 {
-                to = far;
-            }
-        }
+    let mut end = at;
+    let mut put = |piece: &[u8]| {
+        bytes[end..end + piece.len()].copy_from_slice(piece);
+        end += piece.len();
     };
-    put(header, bytes);
-    checksum.update(&header[4..]);
-    put(head.key, bytes);
-    checksum.update(head.key);
-    for piece in value {
-        put(piece, bytes);
-        checksum.update(piece);
-    }
-    bytes[at..at + 4].copy_from_slice(&(checksum.digest() as u32).to_le_bytes());
+    put(header);
+    put(head.key);
+    value.for_each(put);
+    sign(&mut bytes[at..end], seed);
+    end
+}
+
+/// Puts the checksum over a record into its first bytes.
+fn sign(record: &mut [u8], seed: PageSeed) {
+    let sum = xxh3_64_with_seed(&record[CHECKSUM_BYTES..], seed.0) as u32;
+    record[..CHECKSUM_BYTES].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// A record as its bytes claim to be, not verified.
 pub(crate) struct Claimed<'a> {
     pub(crate) record: Record<'a>,
+    /// Where it begins, in bytes.
     pub(crate) at: usize,
-    pub(crate) extent: Extent,
     bytes: &'a [u8],
 }
 
-impl Claimed<'_> {
-    pub(crate) fn is_whole(&self, seed: PageSeed) -> bool {
-        let claimed = u32::from_le_bytes(self.bytes[self.at..self.at + 4].try_into().expect("four bytes"));
-        let near = &self.bytes[self.at + 4..self.at + self.extent.first];
-        let digest = if self.extent.more_pages == 0 {
-            xxh3_64_with_seed(near, seed.0)
-        } else {
-            let mut checksum = Xxh3::with_seed(seed.0);
-            checksum.update(near);
-            checksum.update(self.record.value[1]);
-            checksum.digest()
+impl<'a> Claimed<'a> {
+    /// What begins `at` bytes behind the beginning of `bytes`, if all of it lies within them.
+    pub(crate) fn at(bytes: &'a [u8], at: usize) -> Option<Claimed<'a>> {
+        let header = bytes.get(at..at + RECORD_HEADER_BYTES)?;
+        let word = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes"));
+        let key_bytes = usize::from(header[8]);
+        let has_flags = header[9] & TRAIT_FLAGS != 0;
+        let key_at = at + RECORD_HEADER_BYTES + if has_flags { FLAGS_BYTES } else { 0 };
+        let value_at = key_at + key_bytes;
+        let end = value_at.checked_add(word(4) as usize)?;
+        if key_bytes == 0 || end > bytes.len() {
+            return None;
+        }
+        let flags = &bytes[at + RECORD_HEADER_BYTES..key_at];
+        let mut version = [0; 8];
+        version[..6].copy_from_slice(&header[16..22]);
+        let head = RecordHead {
+            tenant: u16::from_le_bytes([header[10], header[11]]),
+            key: &bytes[key_at..value_at],
+            client_flags: flags.try_into().map_or(0, u32::from_le_bytes),
+            expiry: word(12),
+            version: u64::from_le_bytes(version),
+            reads: header[22],
+            updates: header[23] >> 4,
+            history: header[23] & 7,
+            accessed: word(24),
+            rescued: header[9] & TRAIT_RESCUED != 0,
+            won: header[9] & TRAIT_WON != 0,
         };
-        claimed == digest as u32
+        Some(Claimed { record: Record { head, value: &bytes[value_at..end] }, at, bytes: &bytes[at..end] })
+    }
+
+    /// Whether the checksum says that these bytes were written as a record, at this place, in this life of the segment.
+    pub(crate) fn is_whole(&self, seed: PageSeed) -> bool {
+        let claimed = u32::from_le_bytes(self.bytes[..CHECKSUM_BYTES].try_into().expect("four bytes"));
+        claimed == xxh3_64_with_seed(&self.bytes[CHECKSUM_BYTES..], seed.0) as u32
+    }
+
+    /// Where the next record may begin.
+    pub(crate) fn end(&self) -> usize {
+        self.at + self.bytes.len()
     }
 }
 
-/// The records that begin in the first of `pages`, as far as they lie within `pages`.
-pub(crate) fn records(pages: &[Page]) -> impl Iterator<Item = Claimed<'_>> {
+/// Finds the record of a key in `pages` by its key's bytes, wherever it begins, and verifies it; `seed` tells the seed of each page.
+/// Bytes that a client made up to look like a record cost a checksum each, so no more than a few are looked at.
+pub(crate) fn find<'p>(
+    pages: &'p [Page],
+    tenant: u16,
+    key: &[u8],
+    seed: impl Fn(usize) -> PageSeed,
+) -> Option<Claimed<'p>> {
     let bytes: &[u8] = bytemuck::cast_slice(pages);
-    let mut at = 0;
+    let own = |claimed: &Claimed<'_>| claimed.record.head.tenant == tenant && claimed.record.head.key == key;
+    memchr::memmem::find_iter(bytes, key)
+        .flat_map(|key_at| {
+            [RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + FLAGS_BYTES].map(|before| key_at.checked_sub(before))
+        })
+        .flatten()
+        .filter_map(|at| Claimed::at(bytes, at).filter(own))
+        .take(CLAIMS_MAX)
+        .find(|claimed| claimed.is_whole(seed(claimed.at / PAGE_BYTES)))
+}
+
+/// All records of a segment's body that are whole, those that were taken back too; `seed` tells the seed of each page.
+pub(crate) fn walk<'p>(pages: &'p [Page], seed: impl Fn(usize) -> PageSeed) -> impl Iterator<Item = Claimed<'p>> {
+    let bytes: &[u8] = bytemuck::cast_slice(pages);
+    let mut at = PAGE_BYTES;
     std::iter::from_fn(move || {
-        let claimed = record_at(bytes, at)?;
-        at += claimed.extent.first;
-        Some(claimed)
+        while at < bytes.len() {
+            if let Some(claimed) = Claimed::at(bytes, at).filter(|claimed| claimed.is_whole(seed(at / PAGE_BYTES))) {
+                at = claimed.end();
+                return Some(claimed);
+            }
+            at = (at / PAGE_BYTES + 1) * PAGE_BYTES; // the rest of the page is blank
+        }
+        None
     })
 }
 
-fn record_at(bytes: &[u8], at: usize) -> Option<Claimed<'_>> {
-    if at + RECORD_HEADER_BYTES >= PAGE_BYTES {
-        return None;
-    }
-    let header = &bytes[at..at + RECORD_HEADER_BYTES];
-    let key_bytes = usize::from(header[8]);
-    let value_bytes = u32::from_le_bytes(header[4..8].try_into().expect("four bytes")) as usize;
-    let key_at = at + RECORD_HEADER_BYTES + if header[9] & TRAIT_FLAGS == 0 { 0 } else { FLAGS_BYTES };
-    let extent = Extent::of(key_at + key_bytes - at, value_bytes);
-    let near_end = at + extent.first;
-    if key_bytes == 0 || near_end > PAGE_BYTES || extent.pages() * PAGE_BYTES > bytes.len() {
-        return None;
-    }
-    let near = &bytes[key_at + key_bytes..near_end];
-    let far = &bytes[PAGE_BYTES..][..value_bytes - near.len()];
-    let word = |from: usize| u32::from_le_bytes(bytes[at + from..at + from + 4].try_into().expect("four bytes"));
-    let mut version = [0; 8];
-    version[..6].copy_from_slice(&header[16..22]);
-    let head = RecordHead {
-        tenant: u16::from_le_bytes([header[10], header[11]]),
-        key: &bytes[key_at..key_at + key_bytes],
-        client_flags: if header[9] & TRAIT_FLAGS == 0 { 0 } else { word(RECORD_HEADER_BYTES) },
-        expiry: word(12),
-        version: u64::from_le_bytes(version),
-        reads: header[22],
-        updates: header[23] >> 4,
-        history: header[23] & 7,
-        accessed: word(24),
-        rescued: header[9] & TRAIT_RESCUED != 0,
-        won: header[9] & TRAIT_WON != 0,
-    };
-    Some(Claimed { record: Record { head, value: [near, far] }, at, extent, bytes })
-}
-
-/// Marks the record at `at` of `page` as nobody's.
-pub(crate) fn disown(page: &mut Page, at: usize) {
-    page.0[at + 10..at + 12].copy_from_slice(&TENANT_NOBODY.to_le_bytes());
+/// Marks the record at `at` as nobody's; a walk over the segment still finds its way past it.
+pub(crate) fn disown(pages: &mut [Page], at: usize, end: usize, seed: PageSeed) {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(pages);
+    let record = &mut bytes[at..end];
+    record[10..12].copy_from_slice(&TENANT_NOBODY.to_le_bytes());
+    sign(record, seed);
 }
 
 /// The header page of a segment, over the pages that follow it.
@@ -325,24 +309,27 @@ mod tests {
         }
     }
 
+    fn found<'p>(pages: &'p [Page], key: &[u8], seed: PageSeed) -> Option<Claimed<'p>> {
+        find(pages, 3, key, |_| seed)
+    }
+
     #[test]
-    fn records_of_every_length_come_back_whole() {
+    fn records_of_every_length_come_back_whole_wherever_they_begin() {
         let seed = PageSeed::new(1, 2, 3);
-        for len in [0, 1, 100, 4000, 4057, 4058, 4059, 4060, 4096, 8100, 8150, 8152, 8154, 8160, 12_285, 100_000] {
+        for len in [0usize, 1, 100, 4000, 4057, 4058, 4059, 4060, 4096, 8100, 8150, 8152, 8154, 8160, 12_285, 100_000] {
             let value: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
-            let extent = Extent::of(head(b"record").bytes(), len);
-            for at in [0, 44].into_iter().filter(|at| at + extent.first <= PAGE_BYTES) {
-                let mut pages = vec![Page::ZERO; extent.pages()];
+            for at in [0usize, 44, 4090, 4095] {
+                let mut pages = vec![Page::ZERO; (at + len + 100).div_ceil(PAGE_BYTES)];
                 if at > 0 {
                     write_record(&mut pages, 0, seed, &head(b"other"), [&b"1234567"[..]].into_iter());
                 }
                 write_record(&mut pages, at, seed, &head(b"my key"), value.chunks(1000));
-                let found = records(&pages).last().unwrap();
-                assert_eq!(found.record.head, head(b"my key"));
-                assert_eq!(found.record.value.concat(), value, "{len} at {at}");
-                assert!(found.is_whole(seed));
-                assert!(!found.is_whole(PageSeed::new(1, 2, 4)), "another page");
-                assert!(!found.is_whole(PageSeed::new(1, 3, 3)), "another life of the segment");
+                let mine = found(&pages, b"my key", seed).unwrap();
+                assert_eq!((mine.record.head, mine.at), (head(b"my key"), at));
+                assert_eq!(mine.record.value, value, "{len} at {at}");
+                assert!(found(&pages, b"my key", PageSeed::new(1, 2, 4)).is_none(), "another page");
+                assert!(found(&pages, b"my key", PageSeed::new(1, 3, 3)).is_none(), "another life of the segment");
+                assert!(found(&pages, b"y key", seed).is_none(), "a part of the key is another key");
             }
         }
     }
@@ -353,11 +340,11 @@ mod tests {
         let plain = RecordHead { client_flags: 0, ..head(b"a key of 20 bytes...") };
         let flagged = RecordHead { client_flags: 1, ..plain };
         assert_eq!((2 * (plain.bytes() + 2000), flagged.bytes() - plain.bytes()), (PAGE_BYTES, 4));
-        let mut pages = vec![Page::ZERO; 1];
+        let mut pages = vec![Page::ZERO; 2];
         for at in [0, PAGE_BYTES / 2] {
-            write_record(&mut pages, at, seed, &plain, [&[7; 2000][..]].into_iter());
+            write_record(&mut pages[1..], at, seed, &plain, [&[7; 2000][..]].into_iter());
         }
-        assert_eq!(records(&pages).filter(|found| found.record.head == plain && found.is_whole(seed)).count(), 2);
+        assert_eq!(walk(&pages, |_| seed).filter(|found| found.record.head == plain).count(), 2);
     }
 
     #[test]
@@ -365,16 +352,45 @@ mod tests {
         let seed = PageSeed::new(1, 2, 3);
         let mut pages = vec![Page::ZERO; 2];
         let value = vec![7; 5000];
-        write_record(&mut pages, 0, seed, &head(b"k"), [&value[..]].into_iter());
-        let extent = Extent::of(head(b"k").bytes(), 5000);
-        let places = (0..extent.first).chain(PAGE_BYTES..PAGE_BYTES + 5000 + head(b"k").bytes() - extent.first);
-        for at in places {
+        let end = write_record(&mut pages, 0, seed, &head(b"k"), [&value[..]].into_iter());
+        for at in 0..end {
             pages[at / PAGE_BYTES].0[at % PAGE_BYTES] ^= 4;
-            let whole = records(&pages).next().is_some_and(|found| found.is_whole(seed));
-            assert!(!whole, "byte {at}");
+            assert!(found(&pages, b"k", seed).is_none(), "byte {at}");
             pages[at / PAGE_BYTES].0[at % PAGE_BYTES] ^= 4;
         }
-        assert!(records(&pages).next().unwrap().is_whole(seed));
+        assert!(found(&pages, b"k", seed).is_some());
+    }
+
+    #[test]
+    fn a_walk_finds_every_record_past_those_that_were_taken_back() {
+        let seed = |page: usize| PageSeed::new(1, 2, page as u32);
+        let mut pages = vec![Page::ZERO; 9];
+        let (mut at, mut ends) = (PAGE_BYTES, Vec::new());
+        for (n, len) in [10, 5000, 0, 3000, 9000, 2000].into_iter().enumerate() {
+            let key = [b'a' + n as u8; 4];
+            let value = vec![n as u8; len];
+            let end = write_record(&mut pages, at, seed(at / PAGE_BYTES), &head(&key), [&value[..]].into_iter());
+            ends.push((at, end));
+            at = if n == 2 { end.next_multiple_of(PAGE_BYTES) } else { end };
+        }
+        let (from, to) = ends[1];
+        disown(&mut pages, from, to, seed(from / PAGE_BYTES));
+        let walked: Vec<_> = walk(&pages, seed).map(|found| (found.at, found.end())).collect();
+        assert_eq!(walked, ends);
+        let owners: Vec<u16> = walk(&pages, seed).map(|found| found.record.head.tenant).collect();
+        assert_eq!(owners, [3, TENANT_NOBODY, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_value_that_looks_like_records_of_a_key_costs_a_few_checksums_at_most() {
+        let seed = PageSeed::new(1, 2, 3);
+        let mut fake = vec![Page::ZERO; 1];
+        let end = write_record(&mut fake, 0, PageSeed::new(9, 9, 9), &head(b"k"), [&b"lie"[..]].into_iter());
+        let value: Vec<u8> = fake[0].0[..end].repeat(50);
+        let mut pages = vec![Page::ZERO; 2];
+        write_record(&mut pages, 0, seed, &head(b"other"), [&value[..]].into_iter());
+        assert!(found(&pages, b"k", seed).is_none());
+        assert_eq!(found(&pages, b"other", seed).unwrap().record.value, value);
     }
 
     #[test]
@@ -386,7 +402,9 @@ mod tests {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 *byte = if state >> 62 == 0 { (state >> 40) as u8 } else { 0 };
             }
-            assert!(!records(&pages).any(|found| found.is_whole(PageSeed::new(1, 1, 1))));
+            let seed = PageSeed::new(1, 1, 1);
+            assert_eq!(walk(&pages, |_| seed).count(), 0);
+            assert!(found(&pages, &[0], seed).is_none());
         }
     }
 }

@@ -29,7 +29,7 @@ pub use device::{Device, FileDevice, MemoryDevice, OpenError};
 use entry::CLOCK_MAX;
 pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
 use format::PageSeed;
-pub use format::{Extent, FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock, superblock_nonce};
+pub use format::{FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock, superblock_nonce};
 use index::FlashIndex;
 use ledger::add;
 pub use ledger::{Ledger, LedgerFigures};
@@ -241,11 +241,18 @@ impl FlashStore {
 
     /// Finds the record of a key in the pages that were read for a place, and verifies it (INV-OWN-KEY).
     pub fn verify<'p>(&self, place: &Place, tenant: u16, key: &[u8], pages: &'p [Page]) -> Option<Record<'p>> {
-        let seed = PageSeed::new(self.secret, place.sequence, place.page);
-        let mut found = format::records(pages).filter(|claimed| {
-            claimed.record.head.tenant == tenant && claimed.record.head.key == key && claimed.is_whole(seed)
-        });
-        found.next().map(|claimed| claimed.record)
+        self.find_in(pages, place.sequence, place.page, tenant, key).map(|claimed| claimed.record)
+    }
+
+    fn find_in<'p>(
+        &self,
+        pages: &'p [Page],
+        sequence: u64,
+        first_page: u32,
+        tenant: u16,
+        key: &[u8],
+    ) -> Option<format::Claimed<'p>> {
+        format::find(pages, tenant, key, |page| PageSeed::new(self.secret, sequence, first_page + page as u32))
     }
 
     /// Whether the index still says what it said when the place was found (INV-FRESH).
@@ -304,11 +311,16 @@ impl FlashStore {
     fn strike_out(&self, entry: Entry, hash: u64, tenant: u16, key: &[u8]) {
         let mut lives = self.lives.lock();
         let Some(open) = lives.open.as_mut().filter(|open| open.id.0 == self.layout.segment_of(entry)) else { return };
-        let page = position(hash, entry.choice(), self.segment_pages as u32) as usize;
-        let own =
-            |claimed: &format::Claimed<'_>| claimed.record.head.tenant == tenant && claimed.record.head.key == key;
-        let places: Vec<usize> = format::records(&open.pages[page..]).filter(own).map(|claimed| claimed.at).collect();
-        places.into_iter().for_each(|at| format::disown(&mut open.pages[page], at));
+        let place = self.place(hash, entry);
+        let first = place.page as usize;
+        let own = self
+            .find_in(&open.pages[first..first + place.pages], open.sequence, place.page, tenant, key)
+            .map(|claimed| (claimed.at, claimed.end()));
+        if let Some((at, end)) = own {
+            let page = first + at / PAGE_BYTES;
+            let seed = PageSeed::new(self.secret, open.sequence, page as u32);
+            format::disown(&mut open.pages[first..], at, end, seed);
+        }
     }
 
     /// Offers a record. The caller holds the key's lock and hides the DRAM copy afterwards.
@@ -324,20 +336,19 @@ impl FlashStore {
         let mut lives = self.lives.lock();
         let Some(open) = self.open_segment(&mut lives) else { return Placed::NoSegment };
         let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
-        let extent = Extent::of(head.bytes(), value_bytes);
         let record_bytes = head.bytes() + value_bytes;
-        if extent.pages() > self.segment_pages / 2 {
+        if record_bytes.div_ceil(PAGE_BYTES) > self.segment_pages / 2 {
             return Placed::TooLarge;
         }
-        let Some((choice, page, at)) = open.packing.place(hash, extent) else {
+        let Some(spot) = open.packing.place(hash, record_bytes, &self.layout) else {
             open.refused_bytes += record_bytes;
             return Placed::Refused;
         };
-        let seed = PageSeed::new(self.secret, open.sequence, page);
-        format::write_record(&mut open.pages[page as usize..][..extent.pages()], at, seed, head, value);
+        let seed = PageSeed::new(self.secret, open.sequence, spot.page as u32);
+        format::write_record(&mut open.pages[spot.page..], spot.at, seed, head, value);
         open.records += 1;
         self.meta(open.id).records.fetch_add(1, Ordering::Relaxed);
-        self.publish(hash, open.id, self.layout.class_of(extent.pages() as u32), choice);
+        self.publish(hash, open.id, spot.class, spot.choice);
         add(&self.ledger.records, 1);
         add(&self.ledger.record_bytes, record_bytes as u64);
         if head.rescued {
@@ -477,29 +488,25 @@ impl FlashStore {
         hash_of: impl Fn(u16, &[u8]) -> u64,
         visit: &mut impl FnMut(&Place, Record<'_>, Clock),
     ) {
-        let mut page = 1;
-        while page < pages.len() {
-            let seed = PageSeed::new(self.secret, sequence, page as u32);
-            let mut more_pages = 0;
-            for claimed in format::records(&pages[page..]) {
-                more_pages = more_pages.max(claimed.extent.more_pages);
-                let head = &claimed.record.head;
-                if head.tenant == format::TENANT_NOBODY || !claimed.is_whole(seed) {
-                    continue;
-                }
-                let hash = hash_of(head.tenant, head.key);
-                let class = self.index.class(&self.layout, hash);
-                let entry = self.index.entries_of(&self.layout, class).find(|entry| {
-                    self.layout.segment_of(*entry) == segment.0
-                        && position(hash, entry.choice(), self.segment_pages as u32) as usize == page
-                });
-                if let Some(entry) = entry {
-                    let place = self.place(hash, entry);
-                    visit(&place, claimed.record, Clock::of(entry));
-                    self.hide_place(&place);
-                }
+        let seed = |page: usize| PageSeed::new(self.secret, sequence, page as u32);
+        for claimed in format::walk(pages, seed) {
+            let head = &claimed.record.head;
+            if head.tenant == format::TENANT_NOBODY {
+                continue;
             }
-            page += 1 + more_pages;
+            let hash = hash_of(head.tenant, head.key);
+            let class = self.index.class(&self.layout, hash);
+            let own = |entry: &Entry| {
+                let place = self.place(hash, *entry);
+                let from = place.page as usize * PAGE_BYTES;
+                place.segment == segment && claimed.at >= from && claimed.end() <= from + place.pages * PAGE_BYTES
+            };
+            let entry = self.index.entries_of(&self.layout, class).find(own);
+            if let Some(entry) = entry {
+                let place = self.place(hash, entry);
+                visit(&place, claimed.record, Clock::of(entry));
+                self.hide_place(&place);
+            }
         }
     }
 

@@ -1,43 +1,192 @@
 //! Packing: where in the open segment a record goes.
 //!
-//! A hash names sixteen candidate positions, pages of the segment. The record takes the fullest page that still has room for
-//! its first part (and, if it is longer than a page, empty pages behind it). Taking the fullest keeps empty pages together for
-//! large records and leaves small rests; any of the sixteen costs the index the same four bits.
+//! A hash names sixteen pages of the segment. A page fills from its beginning, and a record takes the rest of one of them:
+//! - A record that fits a page stays in it, so that a hit reads one page; it takes the fullest that has room. Only where a page's
+//!   rest is too small for anything that came lately, a record takes it and runs on into the next page.
+//! - A longer record runs on through pages that are blank, and leaves the rest of its last page to others.
+//! - A large one (sixteen pages and more) begins a page, and may begin some pages behind the one that its hash names: a reader reads
+//!   whole length classes anyhow, and finds the record by its key.
+//!
+//! Among the places that are free, the one that wastes least is taken: bytes up to the neighbours that no whole number of such
+//! records fills. So records of one size end up side by side, and those of mixed sizes in the gaps. Any of the sixteen costs
+//! the index the same four bits. docs/flash-index.md has the figures, and those of the layouts that were tried before.
 
 use crate::PAGE_BYTES;
-use crate::entry::CHOICES;
-use crate::format::Extent;
+use crate::entry::{CHOICES, EntryLayout};
+
+/// Sizes that are remembered to tell which rest of a page is too small for anything.
+const SIZES: usize = 64;
+/// Pages from which on a record is large.
+const LARGE_PAGES: usize = 16;
+/// Records below this size never cross into the next page: they fit somewhere.
+const CROSSING_MIN: usize = 512;
+/// Pages that are looked at to either side, for gaps between neighbours.
+const VIEW_PAGES: usize = 64;
 
 /// Fill levels of a segment's pages. Page 0 is the segment's header.
 pub(crate) struct Packing {
     used: Vec<u16>,
     bytes: usize,
+    sizes: [u32; SIZES],
+    offered: usize,
+}
+
+/// Where a record goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// The hash choice that names its page.
+    pub(crate) choice: u32,
+    /// Length class: reading so many pages from the named one brings all of the record.
+    pub(crate) class: u32,
+    /// Page in which it begins.
+    pub(crate) page: usize,
+    /// Byte of that page.
+    pub(crate) at: usize,
+}
+
+/// What is offered: bytes, pages if it begins one, and the size of the smallest that came lately.
+#[derive(Clone, Copy)]
+struct Offer {
+    bytes: usize,
+    pages: usize,
+    least: usize,
+}
+
+impl Offer {
+    /// Bytes of a gap that no whole number of such records fills, and nothing smaller will.
+    fn waste(&self, gap: Gap) -> i64 {
+        let rest = gap.bytes % self.bytes;
+        if gap.is_open || rest >= 4 * self.least { 0 } else { rest as i64 }
+    }
+}
+
+/// Free bytes beside a place; `is_open` if there are more than were counted.
+#[derive(Clone, Copy)]
+struct Gap {
+    bytes: usize,
+    is_open: bool,
 }
 
 impl Packing {
     pub(crate) fn new(pages: usize) -> Packing {
         let mut used = vec![0; pages];
         used[0] = PAGE_BYTES as u16;
-        Packing { used, bytes: PAGE_BYTES }
+        Packing { used, bytes: PAGE_BYTES, sizes: [0; SIZES], offered: 0 }
     }
 
-    /// Takes a place for a record: (hash choice, page, offset in the page).
-    pub(crate) fn place(&mut self, hash: u64, extent: Extent) -> Option<(u32, u32, usize)> {
-        let pages = self.used.len();
-        let fits = |page: usize| {
-            usize::from(self.used[page]) + extent.first <= PAGE_BYTES
-                && page + extent.more_pages < pages
-                && self.used[page + 1..=page + extent.more_pages].iter().all(|used| *used == 0)
-        };
-        let (choice, page) = (0..CHOICES)
-            .map(|choice| (choice, position(hash, choice, pages as u32) as usize))
-            .filter(|(_, page)| fits(*page))
-            .max_by_key(|(choice, page)| (self.used[*page], CHOICES - choice))?;
-        let at = usize::from(self.used[page]);
-        self.used[page] += extent.first as u16;
-        self.used[page + 1..=page + extent.more_pages].fill(PAGE_BYTES as u16);
-        self.bytes += extent.first + extent.more_pages * PAGE_BYTES;
-        Some((choice, page as u32, at))
+    /// Takes a place for a record.
+    pub(crate) fn place(&mut self, hash: u64, bytes: usize, layout: &EntryLayout) -> Option<Spot> {
+        self.sizes[self.offered % SIZES] = bytes as u32;
+        self.offered += 1;
+        let sizes = &self.sizes[..self.offered.min(SIZES)];
+        let least = sizes.iter().copied().min().unwrap_or_default() as usize;
+        let offer = Offer { bytes, pages: bytes.div_ceil(PAGE_BYTES), least };
+        let further = self.further(&offer, layout);
+        let mut best: Option<(i64, Spot)> = None;
+        for choice in 0..CHOICES {
+            let named = position(hash, choice, self.used.len() as u32) as usize;
+            for page in named..=(named + further).min(self.used.len() - 1) {
+                let Some((score, end)) = self.score(&offer, named, page) else { continue };
+                let too_far = offer.pages > 1 && page > named && end > named + offer.pages + further + 1;
+                if too_far || best.is_some_and(|(other, _)| score <= other) {
+                    continue;
+                }
+                let read = if offer.pages >= LARGE_PAGES { offer.pages + further } else { end - named };
+                let class = layout.class_of(read as u32);
+                best = Some((score, Spot { choice, class, page, at: usize::from(self.used[page]) }));
+            }
+        }
+        let (_, spot) = best?;
+        self.take(spot, bytes);
+        Some(spot)
+    }
+
+    /// How many pages behind the named one a record may begin.
+    fn further(&self, offer: &Offer, layout: &EntryLayout) -> usize {
+        if offer.pages == 1 {
+            return usize::from(offer.bytes >= CROSSING_MIN);
+        }
+        let read = |pages: usize| layout.pages_of(layout.class_of(pages as u32)) as usize;
+        let mut most = read(offer.pages);
+        if (most - offer.pages) * 4 < offer.pages {
+            // the class leaves little play: the next one
+            most = read((offer.pages + offer.pages.div_ceil(4)).min(self.used.len() / 2));
+        }
+        most.saturating_sub(offer.pages)
+    }
+
+    /// What speaks for a place, and the page behind the record's last. None if it has no room.
+    fn score(&self, offer: &Offer, named: usize, page: usize) -> Option<(i64, usize)> {
+        let used = usize::from(self.used[page]);
+        if offer.pages >= LARGE_PAGES {
+            return self.score_large(offer, page);
+        }
+        let end = page + (used + offer.bytes).div_ceil(PAGE_BYTES);
+        if used == PAGE_BYTES || end > self.used.len() {
+            return None;
+        }
+        let crosses = end > page + 1;
+        if crosses && !self.are_blank(page + 1, end) || !crosses && page > named {
+            return None;
+        }
+        if offer.pages == 1 && crosses && (PAGE_BYTES - used >= offer.least || used == 0 || offer.bytes < CROSSING_MIN)
+        {
+            return None; // something smaller fits this page's rest, or it can be read with one page elsewhere
+        }
+        let mut after = self.gap_after(end, VIEW_PAGES);
+        after.bytes += end * PAGE_BYTES - (page * PAGE_BYTES + used + offer.bytes);
+        let mut score = -4 * offer.waste(after);
+        if !crosses {
+            score += used as i64 / 4; // the fullest
+        } else if offer.pages == 1 {
+            score += PAGE_BYTES as i64 / 2;
+        }
+        if used == 0 {
+            let before = self.gap_before(page, VIEW_PAGES.max(4 * offer.pages));
+            score -= 4 * offer.waste(before);
+            if before.bytes > 0 || !crosses {
+                score -= PAGE_BYTES as i64 + if crosses { offer.bytes as i64 / 8 } else { 0 };
+            }
+            if before.is_open && crosses {
+                score -= 4 * (((page - 1) * PAGE_BYTES) % offer.bytes) as i64;
+            }
+        }
+        Some((score, end))
+    }
+
+    /// A large record begins where a row of such records would, or beside another.
+    fn score_large(&self, offer: &Offer, page: usize) -> Option<(i64, usize)> {
+        let end = page + offer.pages;
+        if end > self.used.len() || !self.are_blank(page, end) {
+            return None;
+        }
+        let in_row = (page - 1).is_multiple_of(offer.pages);
+        let beside = [self.used[page - 1] != 0, self.used.get(end).is_none_or(|used| *used != 0)];
+        let score = 3 * i64::from(in_row) + beside.into_iter().map(i64::from).sum::<i64>();
+        (score > 0).then_some((score, end))
+    }
+
+    fn are_blank(&self, from: usize, to: usize) -> bool {
+        self.used[from..to].iter().all(|used| *used == 0)
+    }
+
+    fn gap_after(&self, page: usize, most: usize) -> Gap {
+        let blank = self.used[page..].iter().take(most).take_while(|used| **used == 0).count();
+        Gap { bytes: blank * PAGE_BYTES, is_open: blank == most }
+    }
+
+    fn gap_before(&self, page: usize, most: usize) -> Gap {
+        let blank = self.used[..page].iter().rev().take(most).take_while(|used| **used == 0).count();
+        let rest = PAGE_BYTES - usize::from(self.used[page - 1 - blank.min(page - 1)]);
+        Gap { bytes: blank * PAGE_BYTES + rest, is_open: blank == most }
+    }
+
+    fn take(&mut self, spot: Spot, bytes: usize) {
+        let end = spot.at + bytes;
+        let last = spot.page + (end - 1) / PAGE_BYTES;
+        self.used[spot.page..last].fill(PAGE_BYTES as u16);
+        self.used[last] = ((end - 1) % PAGE_BYTES + 1) as u16;
+        self.bytes += bytes;
     }
 
     /// Bytes placed, the header page counted in.
@@ -63,30 +212,64 @@ fn mix(mut x: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Offers records of log-normal sizes until twenty in a row find no place.
-    fn fill(mean: f64, sigma: f64) -> f64 {
-        let pages = 1024;
+    const PAGES: usize = 4096;
+
+    /// Offers records until as many bytes as a segment holds were refused. Returns the share that is filled.
+    fn fill(pages: usize, size: impl Fn(u64) -> usize) -> f64 {
+        let layout = EntryLayout::new(1000, pages * PAGE_BYTES / 2).unwrap();
         let mut packing = Packing::new(pages);
+        let mut owner = vec![false; pages * PAGE_BYTES];
         let (mut n, mut refused) = (0u64, 0);
-        while refused < 20 {
+        while refused < pages * PAGE_BYTES && packing.bytes() * 1000 < pages * PAGE_BYTES * 998 {
             n += 1;
+            let (hash, bytes) = (mix(n * 3), size(n));
+            let Some(spot) = packing.place(hash, bytes, &layout) else {
+                refused += bytes;
+                continue;
+            };
+            let from = spot.page * PAGE_BYTES + spot.at;
+            let taken = &mut owner[from..from + bytes];
+            assert!(taken.iter().all(|taken| !taken), "two records lie over each other");
+            taken.fill(true);
+            let named = position(hash, spot.choice, pages as u32) as usize;
+            let read_to = (named + layout.pages_of(spot.class) as usize).min(pages) * PAGE_BYTES;
+            assert!(spot.page >= named && from + bytes <= read_to, "one read brings all of it: {spot:?} of {bytes}");
+            assert!(bytes > PAGE_BYTES || bytes >= CROSSING_MIN || spot.at + bytes <= PAGE_BYTES);
+        }
+        (packing.bytes() - PAGE_BYTES) as f64 / (pages * PAGE_BYTES) as f64
+    }
+
+    fn log_normal(mean: f64, sigma: f64) -> impl Fn(u64) -> usize {
+        move |n| {
             let (a, b) = (mix(n) >> 11, mix(n ^ 1 << 60) >> 11);
             let unit = |x: u64| (x as f64 + 1.0) / (1u64 << 53) as f64;
             let normal = (-2.0 * unit(a).ln()).sqrt() * (std::f64::consts::TAU * unit(b)).cos();
-            let size = (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp().max(16.0) as usize;
-            match packing.place(mix(n * 3), Extent::of(50, size)) {
-                Some(_) => refused = 0,
-                None => refused += 1,
-            }
+            48 + (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp().max(1.0) as usize
         }
-        packing.bytes() as f64 / (pages * PAGE_BYTES) as f64
     }
 
     #[test]
-    fn small_records_fill_a_segment_to_95_percent() {
-        for (mean, sigma) in [(100.0, 0.5), (257.0, 1.0), (600.0, 1.0)] {
-            let filled = fill(mean, sigma);
+    fn records_of_one_size_fill_a_segment_to_95_percent() {
+        for bytes in [100, 1000, 2000, 3000, 5000, 100_000] {
+            let filled = fill(PAGES, |_| bytes + 48);
+            assert!(filled >= 0.95, "{bytes}: {filled}");
+        }
+        let largest = fill(4 * PAGES, |_| (1 << 20) - 8);
+        assert!(largest >= 0.95, "1 MiB in segments of 64 MiB: {largest}");
+    }
+
+    #[test]
+    fn records_of_mixed_sizes_fill_a_segment_to_95_percent() {
+        for (mean, sigma) in [(100.0, 0.5), (257.0, 1.0), (600.0, 1.0), (1000.0, 1.5), (5000.0, 1.0)] {
+            let filled = fill(PAGES, log_normal(mean, sigma));
             assert!(filled >= 0.95, "mean {mean}: {filled}");
+        }
+    }
+
+    #[test]
+    fn small_segments_are_packed_too() {
+        for (name, filled) in [("100 B", fill(32, |_| 148)), ("mixed", fill(32, log_normal(257.0, 1.0)))] {
+            assert!(filled >= 0.90, "{name}: {filled}");
         }
     }
 

@@ -43,7 +43,7 @@ fn read(store: &FlashStore, device: &MemoryDevice, key: &str) -> Option<(u64, Ve
         });
         let record = store.verify(place, 1, key, &pages)?;
         store.note_hit(place);
-        Some((record.head.version, record.value.concat()))
+        Some((record.head.version, record.value.to_vec()))
     })
 }
 

@@ -70,7 +70,7 @@ impl Cache {
             was_read: record.head.reads > 0,
             expiry: record.head.expiry,
             idle_secs: self.now().saturating_sub(record.head.accessed),
-            value_bytes: record.value_bytes(),
+            value_bytes: record.value.len(),
         });
     }
 
