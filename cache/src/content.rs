@@ -14,7 +14,7 @@ use crate::restart::{Summed, invalid, word};
 use crate::step::Background;
 use crate::{Cache, Worker};
 
-const MAGIC: &[u8; 16] = b"flashare DRAM  1";
+const MAGIC: &[u8; 16] = b"flashare DRAM  2";
 /// Bytes of a row before its key.
 const HEAD_BYTES: usize = 40;
 /// Buckets of the index that are walked at a time.
@@ -229,7 +229,8 @@ impl Cache {
     pub(crate) fn save_versions(&self, out: &mut impl Write) -> io::Result<()> {
         use std::sync::atomic::Ordering::Relaxed;
         let tenants = self.registry.tenants();
-        for word in [self.version.load(Relaxed), u64::from(self.clock.tick()), tenants.len() as u64] {
+        let (tick, now) = (u64::from(self.clock.tick()), u64::from(self.now()));
+        for word in [self.version.load(Relaxed), self.timed_out.load(Relaxed), tick, now, tenants.len() as u64] {
             out.write_all(&word.to_le_bytes())?;
         }
         for tenant in tenants {
@@ -248,7 +249,8 @@ impl Cache {
         use std::sync::atomic::Ordering::Relaxed;
         /// Longest name of a tenant that is believed.
         const NAME_BYTES_MAX: u64 = 4096;
-        let (version, tick, tenants) = (word(input)?, word(input)?, word(input)?);
+        let (version, timed_out) = (word(input)?, word(input)?);
+        let (tick, now, tenants) = (word(input)?, word(input)?, word(input)?);
         if tenants != self.registry.tenants().len() as u64 {
             return Err(invalid("the tenants have changed"));
         }
@@ -263,7 +265,9 @@ impl Cache {
             self.flush_due[usize::from(tenant.id)].store(due as u32, Relaxed);
         }
         self.version.fetch_max(version, Relaxed);
+        self.timed_out.fetch_max(timed_out, Relaxed);
         self.clock.resume(tick as u32);
+        self.clock.advance((now as u32).max(self.now()), 0);
         Ok(())
     }
 }

@@ -40,7 +40,10 @@ use counters::Counters;
 pub use counters::{COUNTS, Count, Totals};
 use evicted::Evicted;
 pub use evicted::Eviction;
-pub use flash_store::{Device, FileDevice, MemoryDevice, OpenError, PAGE_BYTES, Page, superblock, superblock_nonce};
+pub use flash_store::{
+    Device, FileDevice, Journal, JournalFigures, JournalFile, JournalInFile, MemoryDevice, OpenError, PAGE_BYTES, Page,
+    RING_PAGES_MIN, Superblock, SyncPolicy,
+};
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX, mix};
@@ -83,6 +86,10 @@ pub struct Cache {
     flushed: Box<[AtomicU64]>,
     /// When a flush that was asked for is due, a tenant each; 0 for none.
     flush_due: Box<[AtomicU32]>,
+    /// What has a time to live and a version up to this is over: the clock was not to be trusted.
+    timed_out: AtomicU64,
+    /// Objects that were found again after a crash.
+    recovered: AtomicU64,
     holders: Memory,
     sample_mask: u64,
     /// Segments that a large object found missing, besides the usual.
@@ -175,6 +182,8 @@ impl Cache {
             version: AtomicU64::new(1),
             flushed: (0..count).map(|_| AtomicU64::new(0)).collect(),
             flush_due: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            timed_out: AtomicU64::new(0),
+            recovered: AtomicU64::new(0),
             holders: Memory::new(settings.memory_bytes, fixed),
             room_wanted: AtomicUsize::new(0),
             sample_mask: (1 << sample_bits) - 1,
@@ -221,8 +230,10 @@ impl Cache {
                 let at = due.load(Ordering::Relaxed);
                 if at != 0 && at <= secs && due.compare_exchange(at, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     self.flush_tenant(tenant as u16);
+                    self.note_due(tenant as u16, 0);
                 }
             }
+            self.beat();
         }
     }
 
@@ -272,6 +283,9 @@ impl Cache {
             index_slots: flash.index_load().1,
             memory_bytes: flash.memory_bytes(),
             enabled: flash.is_enabled(),
+            to_recover: flash.segments_to_recover(),
+            recovered: self.recovered.load(Ordering::Relaxed),
+            journal: flash.journal().map(|journal| journal.figures()),
             ledger: flash.ledger(),
         });
         Figures {
@@ -298,7 +312,7 @@ impl Cache {
     }
 
     fn is_dead(&self, tenant: u16, version: u64, expiry: u32) -> Option<Count> {
-        if expiry != 0 && expiry <= self.clock.secs() {
+        if expiry != 0 && (expiry <= self.clock.secs() || version <= self.timed_out.load(Ordering::Relaxed)) {
             Some(Count::Expired)
         } else if version <= self.flushed[usize::from(tenant)].load(Ordering::Relaxed) {
             Some(Count::Flushed)
@@ -406,6 +420,12 @@ pub struct FlashFigures {
     pub memory_bytes: usize,
     /// Whether it takes records.
     pub enabled: bool,
+    /// Segments of before a crash that are still to be looked at.
+    pub to_recover: usize,
+    /// Objects that were found again after a crash.
+    pub recovered: u64,
+    /// The journal, if one is kept.
+    pub journal: Option<JournalFigures>,
     /// What was written and why.
     pub ledger: LedgerFigures,
 }

@@ -3,19 +3,32 @@
 //! changed, deleted or flushed.
 //!
 //! The image is guarded by a checksum at its end. It holds the seed of the hashes and of flash's checksums: keep it from others.
+//!
+//! After a crash there is no image. If a journal was kept, it says what of the content on flash had become invalid, and the index is
+//! made anew from the segments ([`Cache::recover`]), beside requests, one segment a step.
 
 use std::io::{self, Error, ErrorKind, Read, Write};
 
-use flash_store::Device;
+use std::sync::atomic::Ordering;
+
+use flash_store::{Device, FlashStore, Found, Identity, Journal, JournalFile, Note, Page, Remembered, SyncPolicy};
 use log_memory::Cursor;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::step::{Background, Loser};
 use crate::{Cache, CacheSettings};
 
-const MAGIC: &[u8; 16] = b"flashare image 2";
+const MAGIC: &[u8; 16] = b"flashare image 3";
 /// Buckets of the DRAM index that are emptied at a time.
 const BUCKETS_A_PIECE: usize = 256;
+/// Versions that a crash may have taken: more than are made between two beats of the journal's clock.
+const VERSIONS_A_CRASH: u64 = 1 << 30;
+/// Seconds that may have passed since the journal's clock was written last.
+const BEAT_SECS: u32 = 2;
+/// Seconds that the wall clock may go back between two runs without anybody doubting it.
+const BACK_SECS_MAX: u32 = 5;
+/// Stands for every tenant in the journal: what has a time to live is over, because the clock cannot be trusted.
+const TIMED_OUT: u16 = u16::MAX;
 /// Times that an object which found no place is offered to further segments.
 const OFFERS_MAX: usize = 3;
 
@@ -84,6 +97,9 @@ impl Cache {
     pub fn leave(&self, background: &mut Background, device: &dyn Device, mut is_over: impl FnMut() -> bool) -> usize {
         if self.flash.as_ref().is_none_or(|flash| !flash.is_enabled()) {
             return 0;
+        }
+        while self.is_recovering() && !is_over() {
+            self.recover_step(self.flash_tier(), device, background);
         }
         let (mut cursor, mut at_end, mut gone) = (Cursor::default(), false, 0);
         let mut waiting: Vec<(u16, Box<[u8]>, usize)> = Vec::new();
@@ -175,4 +191,164 @@ impl Cache {
         input.check()?;
         Ok(cache)
     }
+
+    /// A cache over the flash that a crash left, as far as the journal vouches for it. What is found comes by and by, with the steps
+    /// of the background ([`Cache::is_recovering`]); it is served from the first moment.
+    ///
+    /// # Errors
+    /// The journal is another tier's, damaged, or may lack what was answered. Then nothing of the flash may be believed.
+    pub fn recover(
+        mut settings: CacheSettings,
+        device: &dyn Device,
+        file: Box<dyn JournalFile>,
+        policy: SyncPolicy,
+        boot: u64,
+    ) -> io::Result<Cache> {
+        let identity = Journal::identity(&*file)?;
+        settings.seed = identity.seed;
+        let cache = Cache::new(settings).map_err(|error| invalid(&error.to_string()))?;
+        cache.check_identity(&identity)?;
+        let (remembered, journal) = Journal::resume(file, policy, boot)?;
+        let flash = cache.flash.as_ref().ok_or_else(|| invalid("there is no flash now"))?;
+        cache.version.fetch_max(remembered.version + VERSIONS_A_CRASH, Ordering::Relaxed);
+        cache.clock.advance(remembered.now + BEAT_SECS, 0);
+        cache.take_flushes(&remembered);
+        flash.keep_journal(journal);
+        flash.begin_recovery(&find_segments(flash, device), remembered);
+        cache.beat();
+        Ok(cache)
+    }
+
+    fn check_identity(&self, identity: &Identity) -> io::Result<()> {
+        match self.journal_identity(identity.nonce) {
+            Some(own) if own == *identity => Ok(()),
+            _ => Err(invalid("the tenants, or the sizes of flash, of its segments or of its index have changed")),
+        }
+    }
+
+    fn take_flushes(&self, remembered: &Remembered) {
+        for (tenant, version) in &remembered.flushed {
+            let bound = if *tenant == TIMED_OUT { &self.timed_out } else { &self.flushed[usize::from(*tenant)] };
+            bound.fetch_max(*version, Ordering::Relaxed);
+        }
+        for (tenant, at) in &remembered.due {
+            self.flush_due[usize::from(*tenant)].store(*at, Ordering::Relaxed);
+        }
+    }
+
+    /// What a journal of this cache belongs to. None without flash.
+    pub fn journal_identity(&self, nonce: u64) -> Option<Identity> {
+        let names: Vec<&str> = self.registry.tenants().iter().map(|tenant| tenant.name.as_str()).collect();
+        let tenants = xxh3_64(names.join("\n").as_bytes());
+        self.flash.as_ref().map(|flash| flash.identity(nonce, self.settings.seed, tenants))
+    }
+
+    /// Begins a journal in this file. Whatever segments hold now is not trusted after a crash, unless the index knows it.
+    pub fn begin_journal(
+        &self,
+        device: &dyn Device,
+        file: Box<dyn JournalFile>,
+        policy: SyncPolicy,
+        boot: u64,
+        nonce: u64,
+    ) -> io::Result<()> {
+        let flash = self.flash.as_ref().ok_or_else(|| invalid("there is no flash"))?;
+        let identity = self.journal_identity(nonce).expect("there is flash");
+        flash.pass_over(&find_segments(flash, device));
+        flash.keep_journal(Journal::create(file, identity, policy, boot, flash.newest_sequence())?);
+        self.note_flushes();
+        self.beat();
+        Ok(())
+    }
+
+    /// Goes on with the journal of the run that left the image which this cache was restored from.
+    pub fn resume_journal(&self, file: Box<dyn JournalFile>, policy: SyncPolicy, boot: u64) -> io::Result<()> {
+        self.check_identity(&Journal::identity(&*file)?)?;
+        let (_, journal) = Journal::resume(file, policy, boot)?;
+        self.flash_tier().keep_journal(journal);
+        self.beat();
+        Ok(())
+    }
+
+    /// The journal, if one is kept.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.flash.as_ref()?.journal().map(|journal| &**journal)
+    }
+
+    /// What has to happen before changes are answered: with a journal that is synced for every change, that is done here.
+    #[inline]
+    pub fn settle(&self) {
+        if let Some(journal) = self.journal() {
+            journal.settle();
+        }
+    }
+
+    /// Keeps the time and the version, for a start after a crash.
+    pub(crate) fn beat(&self) {
+        if let Some(journal) = self.journal() {
+            journal.beat(self.now(), self.version.load(Ordering::Relaxed));
+        }
+    }
+
+    fn note_flushes(&self) {
+        let Some(journal) = self.journal() else { return };
+        let versions = self.registry.tenants().iter().map(|tenant| (tenant.id, &self.flushed[usize::from(tenant.id)]));
+        for (tenant, version) in versions.chain([(TIMED_OUT, &self.timed_out)]) {
+            let version = version.load(Ordering::Relaxed);
+            if version != 0 {
+                journal.note(Note::Flushed { tenant, version });
+            }
+        }
+        for (tenant, due) in (0..).zip(&self.flush_due) {
+            let at = due.load(Ordering::Relaxed);
+            if at != 0 {
+                journal.note(Note::Due { tenant, at });
+            }
+        }
+    }
+
+    /// Tells what the wall clock says, before anybody is served. Where it has gone back since the content was stored, nobody knows how
+    /// much longer what has a time to live should live: that is over then. Returns the second to go on from.
+    pub fn begin_at(&self, wall: u32) -> u32 {
+        let last = self.now();
+        if wall.saturating_add(BACK_SECS_MAX) >= last {
+            return wall.max(last);
+        }
+        let version = self.version.load(Ordering::Relaxed);
+        self.timed_out.store(version, Ordering::Relaxed);
+        if let Some(journal) = self.journal() {
+            journal.note(Note::Flushed { tenant: TIMED_OUT, version });
+        }
+        self.clock.advance(wall, 0);
+        wall
+    }
+
+    /// Whether segments of before a crash are still to be looked at.
+    pub fn is_recovering(&self) -> bool {
+        self.flash.as_ref().is_some_and(FlashStore::is_recovering)
+    }
+
+    /// Looks at one more segment of before the crash.
+    pub(crate) fn recover_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
+        let Some(intent) = flash.to_recover() else { return };
+        background.buffer.resize(intent.pages, Page::ZERO);
+        let read = device.read(intent.at, &mut background.buffer);
+        let pages = read.is_ok().then_some(background.buffer.as_slice());
+        let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
+        let taken = flash.recover(&intent, pages, hash_of, |head, hash, take| {
+            let known = usize::from(head.tenant) < self.judges.len();
+            if known && self.is_dead(head.tenant, head.version, head.expiry).is_none() {
+                let _lock = self.memory.lock(hash);
+                take();
+            }
+        });
+        self.recovered.fetch_add(taken as u64, Ordering::Relaxed);
+    }
+}
+
+/// Looks at the first page of every segment.
+fn find_segments(flash: &FlashStore, device: &dyn Device) -> Vec<Found> {
+    let mut page = [Page::ZERO];
+    let mut look = |at| device.read(at, &mut page).map_or(Found::Unknown, |()| Found::of(&page[0]));
+    flash.headers().map(&mut look).collect()
 }

@@ -404,9 +404,14 @@ impl Turn<'_> {
         hands.count(tenants.start, Count::Flushes);
         for tenant in tenants {
             match at.filter(|at| *at > cache.now()) {
-                Some(at) => cache.flush_due[usize::from(tenant)].store(at, Ordering::Relaxed),
+                Some(at) => {
+                    cache.flush_due[usize::from(tenant)].store(at, Ordering::Relaxed);
+                    cache.note_due(tenant, at);
+                }
                 None => {
-                    cache.flush_due[usize::from(tenant)].store(0, Ordering::Relaxed);
+                    if cache.flush_due[usize::from(tenant)].swap(0, Ordering::Relaxed) != 0 {
+                        cache.note_due(tenant, 0);
+                    }
                     cache.flush_tenant(tenant);
                 }
             }
@@ -420,7 +425,8 @@ impl Turn<'_> {
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
         let flash = cache.flash_tier();
         let lock = cache.memory.lock(read.hash);
-        if cache.published(guard, read.tenant, &read.key, read.hash).is_some() {
+        let old = cache.published(guard, read.tenant, &read.key, read.hash);
+        if old.is_some_and(|old| cache.is_dead(read.tenant, old.version(), old.expiry()).is_none()) {
             return Ok(()); // somebody stored it meanwhile
         }
         let place = read.places[0];
@@ -441,7 +447,7 @@ impl Turn<'_> {
             object.access.last = cache.clock.tick_at(record.head.accessed);
             object.access.reads = record.head.reads.min(1);
             let at = cache.append(hands, read.hash, &object)?;
-            cache.publish(guard, &lock, at, None);
+            cache.publish(guard, &lock, at, old);
         }
         flash.hide(read.hash, read.tenant, &read.key);
         Ok(())
@@ -659,6 +665,16 @@ impl Cache {
     pub(crate) fn flush_tenant(&self, tenant: u16) {
         let version = self.version.load(Ordering::Relaxed);
         self.flushed[usize::from(tenant)].fetch_max(version, Ordering::Relaxed);
+        if let Some(journal) = self.journal() {
+            journal.note(flash_store::Note::Flushed { tenant, version });
+        }
+    }
+
+    /// A flush is to come, or is not any more.
+    pub(crate) fn note_due(&self, tenant: u16, at: u32) {
+        if let Some(journal) = self.journal() {
+            journal.note(flash_store::Note::Due { tenant, at });
+        }
     }
 
     /// What is remembered of a key that is stored anew: how often it has left.

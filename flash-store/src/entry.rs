@@ -55,7 +55,12 @@ impl EntryLayout {
 
     /// The smallest class whose reads hold `pages` pages.
     pub fn class_of(&self, pages: u32) -> u32 {
-        self.class_pages.iter().position(|most| *most >= pages).expect("the last class holds the largest record") as u32
+        self.class_that_holds(pages).expect("the last class holds the largest record")
+    }
+
+    /// The smallest class whose reads hold `pages` pages, if there is one.
+    pub fn class_that_holds(&self, pages: u32) -> Option<u32> {
+        self.class_pages.iter().position(|most| *most >= pages).map(|class| class as u32)
     }
 
     /// Pages that are read for a class.

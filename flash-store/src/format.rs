@@ -255,38 +255,83 @@ pub(crate) fn segment_header(sequence: u64, records: u32, pages: &[Page]) -> Pag
     page
 }
 
+/// Sequence number and records of the segment that this header page begins, if it is one.
+pub(crate) fn read_segment_header(page: &Page) -> Option<(u64, u32)> {
+    let header = &page.0;
+    let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let is_ours = header[..8] == SEGMENT_MAGIC[..] && header[8..12] == FORMAT_VERSION.to_le_bytes();
+    (is_ours && word(32) == xxh3_64(&header[..32])).then(|| (word(16), (word(8) >> 32) as u32))
+}
+
 /// Whether `pages` are a whole segment as it was written with this sequence number (INV-WHOLE).
 pub(crate) fn is_whole_segment(pages: &[Page], sequence: u64) -> bool {
-    let header = &pages[0].0;
-    let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-    header[..8] == SEGMENT_MAGIC[..]
-        && word(32) == xxh3_64(&header[..32])
-        && word(16) == sequence
-        && word(24) == xxh3_64(bytemuck::cast_slice(&pages[1..]))
+    let sum = u64::from_le_bytes(pages[0].0[24..32].try_into().expect("eight bytes"));
+    read_segment_header(&pages[0]).is_some_and(|(of, _)| of == sequence)
+        && sum == xxh3_64(bytemuck::cast_slice(&pages[1..]))
 }
 
-/// The first page of a flash file. `nonce` names the image that a clean stop left; 0 while the file is in use, and after a
-/// crash.
-pub fn superblock(segment_bytes: usize, segments: u32, nonce: u64) -> Page {
-    let mut page = Page::ZERO;
-    page.0[..16].copy_from_slice(SUPERBLOCK_MAGIC);
-    page.0[16..20].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    page.0[20..24].copy_from_slice(&segments.to_le_bytes());
-    page.0[24..32].copy_from_slice(&(segment_bytes as u64).to_le_bytes());
-    page.0[32..40].copy_from_slice(&nonce.to_le_bytes());
-    page
+/// What the first page of a flash file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Superblock {
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Segments.
+    pub segments: u32,
+    /// Names the image that a clean stop left; 0 while the file is in use, and after a crash.
+    pub image: u64,
+    /// Names the journal that tells what is invalid; 0 if none is kept.
+    pub journal: u64,
 }
 
-/// The nonce of a superblock of this version; 0 of any other page.
-pub fn superblock_nonce(page: &Page) -> u64 {
-    let known = page.0[..16] == SUPERBLOCK_MAGIC[..] && page.0[16..20] == FORMAT_VERSION.to_le_bytes();
-    let nonce = page.0[32..40].try_into().map_or(0, u64::from_le_bytes);
-    if known { nonce } else { 0 }
+impl Superblock {
+    /// As a page.
+    pub fn page(&self) -> Page {
+        let mut page = Page::ZERO;
+        page.0[..16].copy_from_slice(SUPERBLOCK_MAGIC);
+        page.0[16..20].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        page.0[20..24].copy_from_slice(&self.segments.to_le_bytes());
+        for (at, word) in [(24, self.segment_bytes), (32, self.image), (40, self.journal)] {
+            page.0[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let sum = xxh3_64(&page.0[..48]);
+        page.0[48..56].copy_from_slice(&sum.to_le_bytes());
+        page
+    }
+
+    /// What a page of this version says; None of any other page, and of a damaged one.
+    pub fn read(page: &Page) -> Option<Superblock> {
+        let word = |at: usize| u64::from_le_bytes(page.0[at..at + 8].try_into().expect("eight bytes"));
+        let known = page.0[..16] == SUPERBLOCK_MAGIC[..] && page.0[16..20] == FORMAT_VERSION.to_le_bytes();
+        (known && word(48) == xxh3_64(&page.0[..48])).then(|| Superblock {
+            segment_bytes: word(24),
+            segments: (word(16) >> 32) as u32,
+            image: word(32),
+            journal: word(40),
+        })
+    }
 }
 
-/// Whether a page is the superblock of a flashare file (of any version), or blank.
-pub(crate) fn may_be_overwritten(page: &Page) -> bool {
-    page.0[..15] == SUPERBLOCK_MAGIC[..15] || page.0.iter().all(|byte| *byte == 0)
+/// Whose page the first page of a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// Nobody's: it is blank.
+    Nobody,
+    /// This version's.
+    Us,
+    /// Another version's of this program.
+    Version(u32),
+    /// Somebody else's.
+    Other,
+}
+
+pub(crate) fn owner(page: &Page) -> Owner {
+    let version = u32::from_le_bytes(page.0[16..20].try_into().expect("four bytes"));
+    match () {
+        () if page.0.iter().all(|byte| *byte == 0) => Owner::Nobody,
+        () if page.0[..15] != SUPERBLOCK_MAGIC[..15] => Owner::Other,
+        () if version == FORMAT_VERSION => Owner::Us,
+        () => Owner::Version(version),
+    }
 }
 
 #[cfg(test)]

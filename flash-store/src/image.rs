@@ -42,6 +42,7 @@ impl FlashStore {
         }
         let mut lives = self.lives.lock();
         lives.next_sequence = read_u64(input)?;
+        self.sequence.store(lives.next_sequence.saturating_sub(1), Ordering::Relaxed);
         let mut seen = vec![false; self.metas.len()];
         let mut ids = || -> io::Result<VecDeque<FlashSegmentId>> {
             let count = read_u64(input)?;

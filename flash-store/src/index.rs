@@ -36,6 +36,13 @@ pub(crate) struct Class {
     tag: u32,
 }
 
+/// What a class is called outside: the lower of its buckets, and its tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClassName {
+    pub(crate) bucket: u32,
+    pub(crate) tag: u32,
+}
+
 /// The right to change a class.
 pub(crate) struct ClassLock<'a> {
     class: Class,
@@ -96,6 +103,10 @@ impl FlashIndex {
         let spread = (u64::from(tag) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
         let sum = (spread % self.buckets.len() as u64) as usize;
         if sum >= bucket { sum - bucket } else { sum + self.buckets.len() - bucket }
+    }
+
+    pub(crate) fn name(&self, class: Class) -> ClassName {
+        ClassName { bucket: class.home.min(class.other) as u32, tag: class.tag }
     }
 
     fn lock_of(class: Class) -> usize {
@@ -174,7 +185,7 @@ impl FlashIndex {
 
     /// Adds an entry to its class. If neither bucket has room and no neighbour can move, the neighbour with the lowest clock
     /// has to go: it is returned.
-    pub(crate) fn insert(&self, layout: &EntryLayout, lock: &ClassLock<'_>, entry: Entry) -> Option<Entry> {
+    pub(crate) fn insert(&self, layout: &EntryLayout, lock: &ClassLock<'_>, entry: Entry) -> Option<(Entry, ClassName)> {
         let class = lock.class;
         self.entries.fetch_add(1, Ordering::Relaxed);
         if self.put(class.home, entry) || self.put(class.other, entry) {
@@ -228,7 +239,7 @@ impl FlashIndex {
         })
     }
 
-    fn replace(&self, layout: &EntryLayout, held: Class, entry: Entry) -> Option<Entry> {
+    fn replace(&self, layout: &EntryLayout, held: Class, entry: Entry) -> Option<(Entry, ClassName)> {
         for clock in 0..=CLOCK_MAX {
             for bucket in [held.home, held.other] {
                 for slot in &self.buckets[bucket].0 {
@@ -240,12 +251,12 @@ impl FlashIndex {
                     let class = Class { home: bucket, other: self.other(bucket, tag), tag };
                     let Some(_guard) = self.try_lock_too(held, class) else { continue };
                     if slot.compare_exchange(victim.0, entry.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                        return (!victim.is_empty()).then_some(victim);
+                        return (!victim.is_empty()).then(|| (victim, self.name(class)));
                     }
                 }
             }
         }
-        Some(entry) // every neighbour is busy: the new entry is the one that has to go
+        Some((entry, self.name(held))) // every neighbour is busy: the new entry is the one that has to go
     }
 
     /// One step of the clock's hand: turns the entries of `buckets` buckets from `from` on down by one, until `done` says so.

@@ -16,24 +16,29 @@ mod entry;
 mod format;
 mod image;
 mod index;
+mod journal;
 mod ledger;
 mod packing;
+mod recovery;
 mod segment;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-pub use device::{Device, FileDevice, MemoryDevice, OpenError};
+pub use device::{Device, FileDevice, JournalInFile, MemoryDevice, OpenError};
 use entry::CLOCK_MAX;
 pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
 use format::PageSeed;
-pub use format::{FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, superblock, superblock_nonce};
-use index::FlashIndex;
+pub use format::{FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, Superblock};
+use index::{ClassName, FlashIndex};
+pub use journal::{Identity, Journal, JournalFigures, JournalFile, Note, RING_PAGES_MIN, Remembered, SyncPolicy};
 use ledger::add;
 pub use ledger::{Ledger, LedgerFigures};
 use packing::{Packing, position};
+pub use recovery::Found;
+use recovery::Recovery;
 pub use segment::FlashSegmentId;
 use segment::{Lives, Meta, OpenSegment};
 
@@ -163,6 +168,11 @@ pub struct FlashStore {
     live: AtomicUsize,
     enabled: AtomicBool,
     ledger: Ledger,
+    journal: OnceLock<Arc<Journal>>,
+    is_recovering: AtomicBool,
+    recovery: Recovery,
+    /// Sequence of the newest segment that was begun.
+    sequence: AtomicU64,
 }
 
 impl FlashStore {
@@ -188,7 +198,48 @@ impl FlashStore {
             live: AtomicUsize::new(0),
             enabled: AtomicBool::new(true),
             ledger: Ledger::default(),
+            journal: OnceLock::new(),
+            is_recovering: AtomicBool::new(false),
+            recovery: Recovery::default(),
+            sequence: AtomicU64::new(0),
         })
+    }
+
+    /// Keeps a journal of what becomes invalid from here on, once.
+    pub fn keep_journal(&self, journal: Journal) {
+        let _ = self.journal.set(Arc::new(journal)); // a second one would lack the first one's notes
+    }
+
+    /// The journal that is kept, if one is.
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.get()
+    }
+
+    fn note(&self, note: Note) {
+        if let Some(journal) = self.journal.get() {
+            journal.note(note);
+        }
+    }
+
+    fn note_hidden(&self, name: ClassName) {
+        let sequence = self.sequence.load(Ordering::Acquire);
+        self.note(Note::Hidden { bucket: name.bucket, tag: name.tag, sequence });
+    }
+
+    /// What a journal of this tier belongs to.
+    pub fn identity(&self, nonce: u64, seed: u64, tenants: u64) -> Identity {
+        let (segments, segment_bytes) = (self.metas.len() as u64, self.segment_bytes() as u64);
+        Identity { nonce, seed, segments, segment_bytes, slots: self.index.slots() as u64, tenants }
+    }
+
+    /// Sequence of the newest segment.
+    pub fn newest_sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
+    }
+
+    /// Where each segment's first page lies.
+    pub fn headers(&self) -> impl Iterator<Item = u64> {
+        (0..self.metas.len() as u32).map(|number| self.device_offset(FlashSegmentId(number), 0))
     }
 
     fn meta(&self, id: FlashSegmentId) -> &Meta {
@@ -293,7 +344,8 @@ impl FlashStore {
     /// struck out there, so that no entry to come can lead to it. Returns whether anything was hidden. The caller holds the
     /// key's lock.
     pub fn hide(&self, hash: u64, tenant: u16, key: &[u8]) -> bool {
-        if !self.may_hold(hash) {
+        let recovering = self.is_recovering();
+        if !recovering && !self.may_hold(hash) {
             return false;
         }
         let class = self.index.class(&self.layout, hash);
@@ -304,6 +356,12 @@ impl FlashStore {
         }
         for entry in &removed {
             self.strike_out(*entry, hash, tenant, key);
+        }
+        if recovering {
+            self.recovery.touch(self.index.name(class));
+        }
+        if recovering || !removed.is_empty() {
+            self.note_hidden(self.index.name(class)); // after the entries went: none of them is of a later segment
         }
         !removed.is_empty()
     }
@@ -348,7 +406,7 @@ impl FlashStore {
         format::write_record(&mut open.pages[spot.page..], spot.at, seed, head, value);
         open.records += 1;
         self.meta(open.id).records.fetch_add(1, Ordering::Relaxed);
-        self.publish(hash, open.id, spot.class, spot.choice);
+        self.publish(hash, open.id, spot.class, spot.choice, CLOCK_PLACED);
         add(&self.ledger.records, 1);
         add(&self.ledger.record_bytes, record_bytes as u64);
         if head.rescued {
@@ -357,14 +415,15 @@ impl FlashStore {
         Placed::Yes
     }
 
-    fn publish(&self, hash: u64, segment: FlashSegmentId, length_class: u32, choice: u32) {
+    fn publish(&self, hash: u64, segment: FlashSegmentId, length_class: u32, choice: u32, clock: u32) {
         let class = self.index.class(&self.layout, hash);
         let lock = self.index.lock(class);
-        let entry = self.layout.entry(self.layout.tag(hash), segment.0, length_class, choice, CLOCK_PLACED);
+        let entry = self.layout.entry(self.layout.tag(hash), segment.0, length_class, choice, clock);
         self.count_live(entry, 1);
-        if let Some(evicted) = self.index.insert(&self.layout, &lock, entry) {
+        if let Some((evicted, name)) = self.index.insert(&self.layout, &lock, entry) {
             add(&self.ledger.evicted, 1);
             self.count_gone(evicted);
+            self.note_hidden(name);
         }
     }
 
@@ -373,6 +432,7 @@ impl FlashStore {
             let id = lives.free.pop_front()?;
             let sequence = lives.next_sequence;
             lives.next_sequence += 1;
+            self.sequence.store(sequence, Ordering::Release);
             self.meta(id).begin(sequence);
             lives.open = Some(OpenSegment {
                 id,
@@ -417,6 +477,8 @@ impl FlashStore {
         } else {
             add(&self.ledger.write_errors, 1);
             self.enabled.store(false, Ordering::Relaxed);
+            let sequence = self.meta(segment).sequence.load(Ordering::Acquire);
+            self.note(Note::Dead { segment: segment.0, sequence }); // it may have been written all the same
             self.purge(segment);
             self.lives.lock().free.push_back(segment);
         }
@@ -466,6 +528,9 @@ impl FlashStore {
     ) -> u32 {
         let meta = self.meta(intent.segment);
         let sequence = meta.sequence.load(Ordering::Acquire);
+        // before its first entry goes: nobody notes changes of what the index does not know
+        self.note(Note::Dead { segment: intent.segment.0, sequence });
+        self.recovery.forget(intent.segment);
         match pages.filter(|pages| format::is_whole_segment(pages, sequence)) {
             Some(pages) => self.visit_records(intent.segment, sequence, pages, hash_of, &mut visit),
             None => self.read_failed(),

@@ -94,7 +94,7 @@ fn a_copy_hidden_in_the_open_segment_is_struck_out() {
     let hash = hash_of(1, b"a");
     let place = store.find(hash)[0];
     store.hide(hash, 1, b"a");
-    store.publish(hash, place.segment, 0, place.entry.choice()); // as that other key would
+    store.publish(hash, place.segment, 0, place.entry.choice(), CLOCK_PLACED); // as that other key would
     let again = store.find(hash)[0];
     let pages = store.buffered(&again).unwrap();
     assert!(store.verify(&again, 1, b"a", &pages).is_none(), "a hidden copy came back");

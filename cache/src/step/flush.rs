@@ -19,7 +19,11 @@ impl Cache {
 
     fn flush(&self, flash: &FlashStore, device: &dyn Device) {
         if let Some(intent) = flash.seal(self.clock.tick()) {
-            let written = device.write(intent.at, &intent.pages);
+            let synced = flash.journal().is_some_and(|journal| journal.settle_segment());
+            let mut written = device.write(intent.at, &intent.pages);
+            if synced {
+                written = written.and_then(|()| device.sync()); // what was worth a journal is worth keeping
+            }
             flash.written(intent.segment, written.is_ok());
         }
     }

@@ -63,6 +63,7 @@ impl Cache {
         self.account_for_victims(background);
         self.idle_step(background);
         if let (Some(flash), Some(device)) = (&self.flash, device) {
+            self.recover_step(flash, device, background);
             self.flush_step(flash, device, background);
             self.recycle_step(flash, device, background);
             self.sweep_step(flash);
@@ -72,7 +73,7 @@ impl Cache {
         } else {
             self.room_wanted.store(0, Ordering::Relaxed); // who waited can go on, or will ask again
         }
-        growing || self.wants_cleaning()
+        growing || self.wants_cleaning() || self.is_recovering()
     }
 
     fn account_for_victims(&self, background: &Background) {

@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::device::Device;
-use crate::format::may_be_overwritten;
-use crate::{PAGE_BYTES, Page};
+use crate::format::{Owner, owner};
+use crate::journal::JournalFile;
+use crate::{FORMAT_VERSION, PAGE_BYTES, Page};
 
 /// Why a path cannot serve as flash.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +18,15 @@ pub enum OpenError {
     #[error("{0} is a directory: name a file in it, such as {0}/flashare.flash")]
     Directory(String),
     /// The file holds something else.
-    #[error("{0} holds data that is not flashare's: name another file, or remove it if it is not needed")]
+    #[error(
+        "{0} holds data that is not flashare's: name another file, or say --flash-format if what it holds is not needed"
+    )]
     Foreign(String),
+    /// The file holds flash of another version of ours.
+    #[error(
+        "{0} holds flash of format {1}, and this version writes {FORMAT_VERSION}: say --flash-format to begin anew, or name another file"
+    )]
+    OtherVersion(String, u32),
     /// Another process has it.
     #[error("{0} is in use by another server: give each server a file of its own")]
     InUse(String),
@@ -37,8 +45,9 @@ pub struct FileDevice {
 }
 
 impl FileDevice {
-    /// Opens or creates `path` and allocates `bytes` for it. A file that holds anything but flash of ours is left alone.
-    pub fn open(path: &Path, bytes: u64) -> Result<FileDevice, OpenError> {
+    /// Opens or creates `path` and allocates `bytes` for it. A file that holds anything but flash of this version is left alone, unless
+    /// `overwrite` says that it may go.
+    pub fn open(path: &Path, bytes: u64, overwrite: bool) -> Result<FileDevice, OpenError> {
         let name = path.display().to_string();
         let io_error = |error| OpenError::Io(name.clone(), error);
         if path.is_dir() {
@@ -49,8 +58,11 @@ impl FileDevice {
             return Err(OpenError::InUse(name));
         }
         let kind = plain.metadata().map_err(io_error)?;
-        if kind.len() > 0 && !holds_ours(&plain).map_err(io_error)? {
-            return Err(OpenError::Foreign(name));
+        match owner(&first_page(&plain).map_err(io_error)?) {
+            Owner::Nobody | Owner::Us => {}
+            Owner::Version(_) | Owner::Other if overwrite => plain.write_all_at(&Page::ZERO.0, 0).map_err(io_error)?,
+            Owner::Version(version) => return Err(OpenError::OtherVersion(name, version)),
+            Owner::Other => return Err(OpenError::Foreign(name)),
         }
         if !kind.file_type().is_block_device() {
             plain.set_len(bytes).map_err(io_error)?;
@@ -77,7 +89,7 @@ fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
-fn holds_ours(file: &File) -> io::Result<bool> {
+fn first_page(file: &File) -> io::Result<Page> {
     let mut page = Page::ZERO;
     let mut read = 0;
     while read < PAGE_BYTES {
@@ -86,7 +98,7 @@ fn holds_ours(file: &File) -> io::Result<bool> {
             n => read += n,
         }
     }
-    Ok(may_be_overwritten(&page))
+    Ok(page)
 }
 
 /// Reserves the space now, so that a full disk is an error at start and not in the middle of a write. File systems that
@@ -117,5 +129,50 @@ impl Device for FileDevice {
 
     fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+/// A journal in a file of its own.
+pub struct JournalInFile(File);
+
+impl JournalInFile {
+    /// Opens the file, if it is there.
+    pub fn open(path: &Path) -> io::Result<Option<JournalInFile>> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(Some(JournalInFile(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the file, of so many bytes.
+    pub fn create(path: &Path, bytes: u64) -> io::Result<JournalInFile> {
+        let file = open(path, 0)?;
+        file.set_len(bytes)?;
+        allocate(&file, bytes)?;
+        Ok(JournalInFile(file))
+    }
+}
+
+impl JournalFile for JournalInFile {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(bytes, at)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn void(&self) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.sync_all()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
     }
 }

@@ -6,7 +6,7 @@ mod memory;
 use std::io;
 use std::os::fd::RawFd;
 
-pub use file::{FileDevice, OpenError};
+pub use file::{FileDevice, JournalInFile, OpenError};
 pub use memory::MemoryDevice;
 
 use crate::Page;
