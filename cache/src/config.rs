@@ -38,6 +38,12 @@ pub struct CacheSettings {
     pub item_bytes_max: usize,
     /// The flash tier, if there is one.
     pub flash: Option<FlashSettings>,
+    /// Bytes of each of the devices that the flash lies on; empty if it is one.
+    pub flash_devices: Vec<u64>,
+    /// Bytes a second that may be written to flash; 0 for no limit.
+    pub flash_write_rate: u64,
+    /// Bytes a second that may be read from flash to recycle and to recover; 0 for no limit.
+    pub flash_read_rate: u64,
     /// Tenants besides `default`.
     pub tenants: Vec<TenantSpec>,
     /// Which rule admits to flash.
@@ -55,12 +61,21 @@ pub struct CacheSettings {
 }
 
 impl CacheSettings {
+    /// Bytes of a segment of the flash tier; 0 without one.
+    pub fn segment_bytes(&self) -> usize {
+        let by_default = |flash: &FlashSettings| flash_store::segment_bytes_for(flash.bytes, self.memory_bytes / 32);
+        self.flash.map_or(0, |flash| flash.segment_bytes.unwrap_or_else(|| by_default(&flash)))
+    }
+
     /// Defaults for so much memory: one tenant, no flash.
     pub fn for_memory(memory_bytes: usize) -> CacheSettings {
         CacheSettings {
             memory_bytes,
             item_bytes_max: 1 << 20,
             flash: None,
+            flash_devices: Vec::new(),
+            flash_write_rate: 0,
+            flash_read_rate: 0,
             tenants: Vec::new(),
             admission: Admission::default(),
             threshold: 0.0,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use flash_store::{Page, Place, Record};
+use flash_store::{Place, Record};
 
 /// A read that the driver is to perform: `pages` pages at byte offset `at` of the flash device. Hand the pages to
 /// [`crate::Turn::complete`] (for a get) or [`crate::Turn::promote`] (for a change).
@@ -75,9 +75,4 @@ pub enum Completed {
     Again(FlashRead),
     /// It is not on flash.
     Miss,
-}
-
-/// Pages to read into.
-pub(crate) fn blank(pages: usize) -> Vec<Page> {
-    vec![Page::ZERO; pages]
 }

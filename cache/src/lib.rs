@@ -28,7 +28,7 @@ mod write;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use flash_store::{FlashShape, FlashStore, LedgerFigures, segment_bytes_for};
+use flash_store::{FlashShape, FlashStore, LedgerFigures};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
 use parking_lot::{Mutex, RwLock};
 use predictor::{History, Model, Observation, Sampler};
@@ -41,8 +41,8 @@ pub use counters::{COUNTS, Count, Totals};
 use evicted::Evicted;
 pub use evicted::Eviction;
 pub use flash_store::{
-    Device, FileDevice, Journal, JournalFigures, JournalFile, JournalInFile, MemoryDevice, OpenError, PAGE_BYTES, Page,
-    RING_PAGES_MIN, Superblock, SyncPolicy,
+    Device, FileDevice, FlashSegmentId, JoinedDevice, Journal, JournalFigures, JournalFile, JournalInFile,
+    MemoryDevice, OpenError, PAGE_BYTES, Page, PartState, Superblock, SyncPolicy, WriteIntent, segments_of,
 };
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
@@ -51,7 +51,7 @@ use memory::Memory;
 pub use predictor::Admission;
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::Activity;
-pub use step::{Background, Trained};
+pub use step::{Background, SegmentWriter, Trained};
 pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, Revised, TenantSpec};
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
@@ -224,8 +224,12 @@ impl Cache {
 
     /// Hands the time in: seconds since the epoch. Call it about once a second, more often does no harm.
     pub fn advance(&self, secs: u32) {
+        let before = self.now();
         let passed = self.clock.advance(secs, self.memory.objects());
         if passed {
+            if let Some(flash) = &self.flash {
+                flash.pass(secs.saturating_sub(before));
+            }
             for (tenant, due) in self.flush_due.iter().enumerate() {
                 let at = due.load(Ordering::Relaxed);
                 if at != 0 && at <= secs && due.compare_exchange(at, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -283,6 +287,8 @@ impl Cache {
             index_slots: flash.index_load().1,
             memory_bytes: flash.memory_bytes(),
             enabled: flash.is_enabled(),
+            devices: flash.parts().len(),
+            devices_out: flash.parts().iter().filter(|part| **part != PartState::In).count(),
             to_recover: flash.segments_to_recover(),
             recovered: self.recovered.load(Ordering::Relaxed),
             journal: flash.journal().map(|journal| journal.figures()),
@@ -303,6 +309,16 @@ impl Cache {
             freed_bytes: self.holders.freed_bytes(),
             flash,
         }
+    }
+
+    /// What each device of the flash tier is.
+    pub fn flash_parts(&self) -> Vec<PartState> {
+        self.flash.as_ref().map(FlashStore::parts).unwrap_or_default()
+    }
+
+    /// Uses a device again that was out and answers again.
+    pub fn bring_back(&self, device: usize) {
+        self.flash_tier().bring_back(device);
     }
 
     /// A tenant's model, if it has one, how many samples wait, and how often it was trained.
@@ -345,8 +361,7 @@ impl Cache {
 }
 
 fn new_flash(flash: &FlashSettings, settings: &CacheSettings) -> Result<FlashStore, SettingsError> {
-    let segment_bytes =
-        flash.segment_bytes.unwrap_or_else(|| segment_bytes_for(flash.bytes, settings.memory_bytes / 32));
+    let segment_bytes = settings.segment_bytes();
     let least = 4 * segment_bytes as u64 + PAGE_BYTES as u64;
     if flash.bytes < least {
         return Err(SettingsError::FlashTooSmall(flash.bytes, least));
@@ -357,7 +372,13 @@ fn new_flash(flash: &FlashSettings, settings: &CacheSettings) -> Result<FlashSto
         objects: (flash.bytes / flash.object_bytes.max(1) as u64) as usize,
         secret: mix(settings.seed ^ 0xf1a5),
     };
-    let bits = flash_store::EntryLayout::new((shape.flash_bytes / segment_bytes as u64) as u32, segment_bytes / 2);
+    let one = [flash.bytes];
+    let devices = if settings.flash_devices.is_empty() { &one[..] } else { &settings.flash_devices };
+    let parts: Vec<u32> = devices.iter().map(|bytes| segments_of(*bytes, segment_bytes)).collect();
+    if parts.contains(&0) {
+        return Err(SettingsError::FlashTooSmall(devices.iter().copied().min().unwrap_or(0), least));
+    }
+    let bits = flash_store::EntryLayout::new(parts.iter().sum(), segment_bytes / 2);
     if bits.is_none() {
         return Err(SettingsError::SegmentsTooMany(segment_bytes, flash.bytes));
     }
@@ -365,7 +386,9 @@ fn new_flash(flash: &FlashSettings, settings: &CacheSettings) -> Result<FlashSto
     if index_bytes > settings.memory_bytes / 3 {
         return Err(SettingsError::FlashIndexTooLarge(flash.bytes, index_bytes));
     }
-    Ok(FlashStore::new(shape).expect("its layout was checked above"))
+    let store = FlashStore::over(shape, &parts).expect("its layout was checked above");
+    store.limit_rates(settings.flash_write_rate, settings.flash_read_rate);
+    Ok(store)
 }
 
 /// State of the tiers at one moment.
@@ -420,6 +443,10 @@ pub struct FlashFigures {
     pub memory_bytes: usize,
     /// Whether it takes records.
     pub enabled: bool,
+    /// Devices that it lies on.
+    pub devices: usize,
+    /// Of them, those that have failed.
+    pub devices_out: usize,
     /// Segments of before a crash that are still to be looked at.
     pub to_recover: usize,
     /// Objects that were found again after a crash.

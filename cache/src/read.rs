@@ -271,8 +271,9 @@ impl Cache {
     fn complete_one(&self, hands: &mut Hands, mut read: FlashRead, pages: Option<&[Page]>) -> Completed {
         let flash = self.flash_tier();
         let place = read.places.pop_front().expect("an intent has a place");
+        flash.note_read(place.segment, pages.is_some());
         if pages.is_none() {
-            flash.read_failed();
+            flash.lose_place(&place);
         }
         let record = pages.and_then(|pages| flash.verify(&place, read.tenant, &read.key, pages));
         let Some(record) = record else {

@@ -328,11 +328,17 @@ impl Cache {
         self.flash.as_ref().is_some_and(FlashStore::is_recovering)
     }
 
-    /// Looks at one more segment of before the crash.
-    pub(crate) fn recover_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
-        let Some(intent) = flash.to_recover() else { return };
+    /// Looks at one more segment of before the crash. Returns whether there was one.
+    pub(crate) fn recover_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) -> bool {
+        if !flash.is_recovering() || !flash.may_read_segment() {
+            return false;
+        }
+        let Some(intent) = flash.to_recover() else { return false };
         background.buffer.resize(intent.pages, Page::ZERO);
         let read = device.read(intent.at, &mut background.buffer);
+        if read.is_ok() {
+            flash.note_read(intent.segment, true);
+        }
         let pages = read.is_ok().then_some(background.buffer.as_slice());
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
         let taken = flash.recover(&intent, pages, hash_of, |head, hash, take| {
@@ -343,6 +349,7 @@ impl Cache {
             }
         });
         self.recovered.fetch_add(taken as u64, Ordering::Relaxed);
+        true
     }
 }
 

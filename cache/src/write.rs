@@ -431,6 +431,7 @@ impl Turn<'_> {
         }
         let place = read.places[0];
         let buffered = flash.buffered(&place);
+        flash.note_read(place.segment, buffered.is_some() || pages.is_some());
         let record =
             buffered.as_deref().or(pages).and_then(|pages| flash.verify(&place, read.tenant, &read.key, pages));
         let Some(record) = record.filter(|_| flash.still_holds(&place)) else {

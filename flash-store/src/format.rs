@@ -281,6 +281,10 @@ pub struct Superblock {
     pub image: u64,
     /// Names the journal that tells what is invalid; 0 if none is kept.
     pub journal: u64,
+    /// Which of the tier's devices this is.
+    pub part: u16,
+    /// How many devices it lies on.
+    pub parts: u16,
 }
 
 impl Superblock {
@@ -293,8 +297,10 @@ impl Superblock {
         for (at, word) in [(24, self.segment_bytes), (32, self.image), (40, self.journal)] {
             page.0[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
-        let sum = xxh3_64(&page.0[..48]);
-        page.0[48..56].copy_from_slice(&sum.to_le_bytes());
+        page.0[48..50].copy_from_slice(&self.part.to_le_bytes());
+        page.0[50..52].copy_from_slice(&self.parts.to_le_bytes());
+        let sum = xxh3_64(&page.0[..56]);
+        page.0[56..64].copy_from_slice(&sum.to_le_bytes());
         page
     }
 
@@ -302,11 +308,13 @@ impl Superblock {
     pub fn read(page: &Page) -> Option<Superblock> {
         let word = |at: usize| u64::from_le_bytes(page.0[at..at + 8].try_into().expect("eight bytes"));
         let known = page.0[..16] == SUPERBLOCK_MAGIC[..] && page.0[16..20] == FORMAT_VERSION.to_le_bytes();
-        (known && word(48) == xxh3_64(&page.0[..48])).then(|| Superblock {
+        (known && word(56) == xxh3_64(&page.0[..56])).then(|| Superblock {
             segment_bytes: word(24),
             segments: (word(16) >> 32) as u32,
             image: word(32),
             journal: word(40),
+            part: word(48) as u16,
+            parts: (word(48) >> 16) as u16,
         })
     }
 }

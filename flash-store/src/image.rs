@@ -58,6 +58,8 @@ impl FlashStore {
                 .collect()
         };
         (lives.free, lives.readable) = (ids()?, ids()?);
+        // those of a device that was out have no content
+        lives.free.extend((0u32..).zip(&seen).filter(|(_, seen)| !**seen).map(|(id, _)| FlashSegmentId(id)));
         let mut live = 0;
         for meta in &self.metas {
             let Meta { sequence, records, live: alive, sealed_tick } = meta;

@@ -185,7 +185,12 @@ impl FlashIndex {
 
     /// Adds an entry to its class. If neither bucket has room and no neighbour can move, the neighbour with the lowest clock
     /// has to go: it is returned.
-    pub(crate) fn insert(&self, layout: &EntryLayout, lock: &ClassLock<'_>, entry: Entry) -> Option<(Entry, ClassName)> {
+    pub(crate) fn insert(
+        &self,
+        layout: &EntryLayout,
+        lock: &ClassLock<'_>,
+        entry: Entry,
+    ) -> Option<(Entry, ClassName)> {
         let class = lock.class;
         self.entries.fetch_add(1, Ordering::Relaxed);
         if self.put(class.home, entry) || self.put(class.other, entry) {

@@ -456,8 +456,10 @@ impl Journal {
 
     /// Flushes are about all segments, however long ago: their notes must not fall out of the ring.
     fn repeat_flushes(&self, state: &mut State) -> io::Result<()> {
-        let flushed = state.flushed.iter().map(|(tenant, version)| Note::Flushed { tenant: *tenant, version: *version });
-        let due = state.due.iter().filter(|(_, at)| **at != 0).map(|(tenant, at)| Note::Due { tenant: *tenant, at: *at });
+        let flushed =
+            state.flushed.iter().map(|(tenant, version)| Note::Flushed { tenant: *tenant, version: *version });
+        let due =
+            state.due.iter().filter(|(_, at)| **at != 0).map(|(tenant, at)| Note::Due { tenant: *tenant, at: *at });
         for note in flushed.chain(due).collect::<Vec<_>>() {
             self.put(state, note.slot())?;
             if state.used == SLOTS {
@@ -566,7 +568,9 @@ impl Journal {
         page[16..20].copy_from_slice(&VERSION.to_le_bytes());
         page[20] = u8::from(self.policy != SyncPolicy::Os);
         let Identity { nonce, seed, segments, segment_bytes, slots, tenants } = self.identity;
-        for (n, word) in [self.ring_pages, nonce, seed, segments, segment_bytes, slots, tenants, boot].into_iter().enumerate() {
+        for (n, word) in
+            [self.ring_pages, nonce, seed, segments, segment_bytes, slots, tenants, boot].into_iter().enumerate()
+        {
             page[24 + 8 * n..32 + 8 * n].copy_from_slice(&word.to_le_bytes());
         }
         let sum = xxh3_64(&page[..HEAD_BYTES]);
@@ -627,7 +631,9 @@ fn read_clock(file: &dyn JournalFile, nonce: u64) -> io::Result<(u32, u64, u64, 
     let good = copies.into_iter().filter(|bytes| bytes[..8] == xxh3_64_with_seed(&bytes[8..], nonce).to_le_bytes());
     let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let read = |bytes: &[u8]| (word(bytes, 8) as u32, word(bytes, 16), word(bytes, 24), word(bytes, 32));
-    good.map(read).max_by_key(|(now, version, tail, _)| (*version, *tail, *now)).ok_or_else(|| invalid("its clock is damaged"))
+    good.map(read)
+        .max_by_key(|(now, version, tail, _)| (*version, *tail, *now))
+        .ok_or_else(|| invalid("its clock is damaged"))
 }
 
 /// Reads the ring. Returns what it knows, and the number of its newest page.
@@ -661,7 +667,9 @@ fn read_ring(
     let last = &pages[&newest];
     let before_next = (newest + 1).checked_sub(ring_pages);
     let ends_well = last.is_whole
-        && (!last.is_full || blank.contains(&next_place) || before_next.is_some_and(|number| pages.contains_key(&number)))
+        && (!last.is_full
+            || blank.contains(&next_place)
+            || before_next.is_some_and(|number| pages.contains_key(&number)))
         && newest * SLOTS as u64 + last.used as u64 >= tail;
     if !ends_well && !may_lack(newest) {
         return Err(invalid("its end is damaged"));

@@ -15,6 +15,7 @@ pub struct Ledger {
     pub(crate) write_errors: AtomicU64,
     pub(crate) read_errors: AtomicU64,
     pub(crate) fill_bytes: AtomicU64,
+    pub(crate) discarded: AtomicU64,
 }
 
 /// A ledger at one moment.
@@ -40,6 +41,8 @@ pub struct LedgerFigures {
     pub read_errors: u64,
     /// Bytes of the written segments that held records when sealed.
     pub fill_bytes: u64,
+    /// Bytes that the device was told it need not keep.
+    pub discarded: u64,
 }
 
 pub(crate) fn add(counter: &AtomicU64, by: u64) {
@@ -61,6 +64,7 @@ impl Ledger {
             write_errors: get(&self.write_errors),
             read_errors: get(&self.read_errors),
             fill_bytes: get(&self.fill_bytes),
+            discarded: get(&self.discarded),
         }
     }
 }

@@ -19,6 +19,8 @@ mod index;
 mod journal;
 mod ledger;
 mod packing;
+mod parts;
+mod rate;
 mod recovery;
 mod segment;
 
@@ -27,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-pub use device::{Device, FileDevice, JournalInFile, MemoryDevice, OpenError};
+pub use device::{Device, FileDevice, JoinedDevice, JournalInFile, MemoryDevice, OpenError, segments_of};
 use entry::CLOCK_MAX;
 pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
 use format::PageSeed;
@@ -37,6 +39,9 @@ pub use journal::{Identity, Journal, JournalFigures, JournalFile, Note, RING_PAG
 use ledger::add;
 pub use ledger::{Ledger, LedgerFigures};
 use packing::{Packing, position};
+pub use parts::PartState;
+use parts::{Part, interleaved};
+use rate::Rate;
 pub use recovery::Found;
 use recovery::Recovery;
 pub use segment::FlashSegmentId;
@@ -166,7 +171,10 @@ pub struct FlashStore {
     writing: Mutex<Vec<(FlashSegmentId, Arc<Vec<Page>>)>>,
     hand: AtomicUsize,
     live: AtomicUsize,
-    enabled: AtomicBool,
+    parts: Box<[Part]>,
+    writes: Rate,
+    /// Reads of whole segments; those that answer requests are not limited.
+    reads: Rate,
     ledger: Ledger,
     journal: OnceLock<Arc<Journal>>,
     is_recovering: AtomicBool,
@@ -178,7 +186,13 @@ pub struct FlashStore {
 impl FlashStore {
     /// A tier of this shape, empty. None if the segments are too small to be told apart by the index.
     pub fn new(shape: FlashShape) -> Option<FlashStore> {
-        let segments = ((shape.flash_bytes - PAGE_BYTES as u64) / shape.segment_bytes as u64) as u32;
+        let segments = segments_of(shape.flash_bytes, shape.segment_bytes);
+        FlashStore::over(shape, &[segments])
+    }
+
+    /// A tier over several devices, with so many segments on each.
+    pub fn over(shape: FlashShape, parts: &[u32]) -> Option<FlashStore> {
+        let segments = parts.iter().sum();
         let layout = EntryLayout::new(segments, shape.segment_bytes / 2)?;
         Some(FlashStore {
             layout,
@@ -188,7 +202,7 @@ impl FlashStore {
             metas: (0..segments).map(|_| Meta::default()).collect(),
             lives: Mutex::new(Lives {
                 open: None,
-                free: (0..segments).map(FlashSegmentId).collect(),
+                free: interleaved(parts).collect(),
                 readable: Default::default(),
                 recycling: None,
                 next_sequence: 1,
@@ -196,7 +210,9 @@ impl FlashStore {
             writing: Mutex::default(),
             hand: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
-            enabled: AtomicBool::new(true),
+            parts: Part::of(parts),
+            writes: Rate::default(),
+            reads: Rate::default(),
             ledger: Ledger::default(),
             journal: OnceLock::new(),
             is_recovering: AtomicBool::new(false),
@@ -270,6 +286,7 @@ impl FlashStore {
         let class = self.index.class(&self.layout, hash);
         let mut places: Places =
             self.index.entries_of(&self.layout, class).map(|entry| self.place(hash, entry)).collect();
+        places.retain(|place| self.is_in(place.segment));
         places.dedup_by(|a, b| a.entry.same_place(b.entry));
         places
     }
@@ -388,11 +405,11 @@ impl FlashStore {
         head: &RecordHead<'_>,
         value: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Placed {
-        if !self.is_enabled() {
-            return Placed::NoSegment;
-        }
         let mut lives = self.lives.lock();
         let Some(open) = self.open_segment(&mut lives) else { return Placed::NoSegment };
+        if !self.is_in(open.id) || self.is_full(open) {
+            return Placed::NoSegment; // its device has failed, or cannot keep up
+        }
         let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
         let record_bytes = head.bytes() + value_bytes;
         if record_bytes.div_ceil(PAGE_BYTES) > self.segment_pages / 2 {
@@ -429,6 +446,9 @@ impl FlashStore {
 
     fn open_segment<'l>(&self, lives: &'l mut Lives) -> Option<&'l mut OpenSegment> {
         if lives.open.is_none() {
+            if !self.writes.allows() {
+                return None;
+            }
             let id = lives.free.pop_front()?;
             let sequence = lives.next_sequence;
             lives.next_sequence += 1;
@@ -448,45 +468,47 @@ impl FlashStore {
 
     /// Whether the open segment is as full as it will get.
     pub fn wants_to_seal(&self) -> bool {
-        let lives = self.lives.lock();
+        self.lives.lock().open.as_ref().is_some_and(|open| self.is_full(open))
+    }
+
+    fn is_full(&self, open: &OpenSegment) -> bool {
         let bytes = self.segment_bytes();
-        lives
-            .open
-            .as_ref()
-            .is_some_and(|open| open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes)
+        open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes
     }
 
     /// Seals the open segment. It stays readable from DRAM until [`FlashStore::written`] is called.
     pub fn seal(&self, tick: u32) -> Option<WriteIntent> {
         let mut lives = self.lives.lock();
-        let mut open = lives.open.take()?;
+        let mut open = lives.open.take().filter(|open| self.is_in(open.id))?;
         open.pages[0] = format::segment_header(open.sequence, open.records, &open.pages[1..]);
         self.meta(open.id).sealed_tick.store(tick, Ordering::Relaxed);
         add(&self.ledger.fill_bytes, open.packing.bytes() as u64);
+        self.writes.take(self.segment_bytes() as u64);
         let pages = Arc::new(open.pages);
         self.writing.lock().push((open.id, Arc::clone(&pages)));
         Some(WriteIntent { segment: open.id, at: self.device_offset(open.id, 0), pages })
     }
 
-    /// How the write of a segment went. A segment that could not be written is emptied, and the tier is taken out of use.
+    /// How the write of a segment went. A segment that could not be written is emptied, and its device is taken out of use.
     pub fn written(&self, segment: FlashSegmentId, ok: bool) {
         if ok {
             add(&self.ledger.written, self.segment_bytes() as u64);
             add(&self.ledger.segments_written, 1);
-            self.lives.lock().readable.push_back(segment);
+            if self.is_in(segment) {
+                self.lives.lock().readable.push_back(segment);
+            }
         } else {
             add(&self.ledger.write_errors, 1);
-            self.enabled.store(false, Ordering::Relaxed);
+            self.fail(segment);
             let sequence = self.meta(segment).sequence.load(Ordering::Acquire);
             self.note(Note::Dead { segment: segment.0, sequence }); // it may have been written all the same
-            self.purge(segment);
-            self.lives.lock().free.push_back(segment);
+            self.purge(segment); // its device is taken out, and it with that
         }
         self.writing.lock().retain(|(id, _)| *id != segment);
     }
 
     /// Notes a read that the device did not answer.
-    pub fn read_failed(&self) {
+    pub(crate) fn read_failed(&self) {
         add(&self.ledger.read_errors, 1);
     }
 
@@ -495,14 +517,26 @@ impl FlashStore {
         self.index.purge(&self.layout, of_segment, |entry| self.count_gone(entry));
     }
 
-    /// Whether the tier takes records. It stops to when the device cannot be written.
-    pub fn is_enabled(&self) -> bool {
-        self.enabled.load(Ordering::Relaxed)
+    /// Limits how many bytes a second are written, and how many are read to recycle and to recover; 0 for no limit. What may not be written
+    /// is not taken ([`Placed::NoSegment`]).
+    pub fn limit_rates(&self, write_bytes_a_sec: u64, read_bytes_a_sec: u64) {
+        self.writes.limit(write_bytes_a_sec);
+        self.reads.limit(read_bytes_a_sec);
     }
 
-    /// Takes records again after a failure.
-    pub fn enable(&self) {
-        self.enabled.store(true, Ordering::Relaxed);
+    /// Seconds have passed, for the limits.
+    pub fn pass(&self, secs: u32) {
+        self.writes.pass(secs);
+        self.reads.pass(secs);
+    }
+
+    /// Whether a whole segment may be read now; if so, it counts.
+    pub fn may_read_segment(&self) -> bool {
+        let may = self.reads.allows();
+        if may {
+            self.reads.take(self.segment_bytes() as u64);
+        }
+        may
     }
 
     /// The oldest segment, if space is short and none is being recycled. Its objects can be read until it is recycled.
@@ -516,9 +550,14 @@ impl FlashStore {
         Some(RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
     }
 
+    /// Notes bytes that the device was told it need not keep.
+    pub fn note_discarded(&self, bytes: u64) {
+        add(&self.ledger.discarded, bytes);
+    }
+
     /// Ends the life of a segment. `visit` is called with each record that is still published and what
     /// its clock says; it may copy it away, then hides it (with [`FlashStore::hide_place`]) or leaves that to this method. `pages` is
-    /// None if it could not be read: its objects are lost, none is served wrongly. Returns the tick at which it was sealed.
+    /// None if it was not read: its objects are lost, none is served wrongly. Returns the tick at which it was sealed.
     pub fn recycle(
         &self,
         intent: &RecycleIntent,
@@ -531,9 +570,12 @@ impl FlashStore {
         // before its first entry goes: nobody notes changes of what the index does not know
         self.note(Note::Dead { segment: intent.segment.0, sequence });
         self.recovery.forget(intent.segment);
-        match pages.filter(|pages| format::is_whole_segment(pages, sequence)) {
-            Some(pages) => self.visit_records(intent.segment, sequence, pages, hash_of, &mut visit),
-            None => self.read_failed(),
+        match pages {
+            Some(pages) if format::is_whole_segment(pages, sequence) => {
+                self.visit_records(intent.segment, sequence, pages, hash_of, &mut visit);
+            }
+            Some(_) => self.read_failed(),
+            None => {}
         }
         if meta.live.load(Ordering::Relaxed) > 0 || pages.is_none() {
             self.purge(intent.segment);
@@ -541,7 +583,9 @@ impl FlashStore {
         add(&self.ledger.segments_recycled, 1);
         let mut lives = self.lives.lock();
         lives.recycling = None;
-        lives.free.push_back(intent.segment);
+        if self.is_in(intent.segment) {
+            lives.free.push_back(intent.segment);
+        }
         meta.sealed_tick.load(Ordering::Relaxed)
     }
 
@@ -572,6 +616,13 @@ impl FlashStore {
                 visit(&place, claimed.record, Clock::of(entry));
                 self.hide_place(&place);
             }
+        }
+    }
+
+    /// Hides the entry of a place that its device did not bring, for good: what lies there must not come back.
+    pub fn lose_place(&self, place: &Place) {
+        if self.hide_place(place) {
+            self.note_hidden(self.index.name(self.index.class(&self.layout, place.hash)));
         }
     }
 

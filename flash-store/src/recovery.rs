@@ -167,11 +167,7 @@ impl FlashStore {
             self.is_recovering.store(false, Ordering::Release);
             *self.recovery.0.write() = None;
         }
-        next.map(|segment| RecycleIntent {
-            segment,
-            at: self.device_offset(segment, 0),
-            pages: self.segment_pages,
-        })
+        next.map(|segment| RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
     }
 
     /// Takes over what a segment holds. `admit` is called with each record that may be valid as far as the journal knows, and with its
@@ -185,7 +181,7 @@ impl FlashStore {
     ) -> usize {
         let sequence = self.meta(intent.segment).sequence.load(Ordering::Acquire);
         let Some(pages) = pages.filter(|pages| format::is_whole_segment(pages, sequence)) else {
-            self.read_failed();
+            self.note_read(intent.segment, false);
             self.give_up(intent.segment, sequence);
             return 0;
         };

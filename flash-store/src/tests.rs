@@ -159,7 +159,10 @@ fn a_write_that_fails_takes_the_tier_out_of_use() {
     store.written(intent.segment, false);
     assert_eq!(read(&store, &device, "a"), None);
     assert_eq!(append(&store, "b", 2, b"y"), Placed::NoSegment);
-    store.enable();
+    assert_eq!(store.parts(), [PartState::Failing]);
+    store.take_out_failing();
+    assert_eq!(append(&store, "b", 2, b"y"), Placed::NoSegment);
+    store.bring_back(0);
     assert_eq!(append(&store, "b", 2, b"y"), Placed::Yes);
 }
 

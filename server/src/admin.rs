@@ -186,7 +186,7 @@ fn rows(shared: &Shared, arguments: &[u8]) -> Vec<(String, String)> {
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let flash = shared.cache.figures().flash;
-    let lost = shared.server.config.flash.is_some() && !flash.as_ref().is_some_and(|flash| flash.enabled);
+    let lost = !shared.server.config.flash.is_empty() && !flash.as_ref().is_some_and(|flash| flash.enabled);
     // a cache without its flash still serves: it is degraded, not down
     Json(json!({ "status": if lost { "degraded" } else { "ok" }, "flash": flash.map(|flash| flash.enabled) }))
         .into_response()

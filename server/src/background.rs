@@ -1,12 +1,14 @@
 //! Threads that serve no client: one takes the cache's steps and hands the time in, one trains.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cache::{Cache, Device, Trained};
+use cache::{Cache, Device, PartState, Trained};
 
+use crate::patient::{PatientDevice, PatientWriter};
+use crate::restart;
 use crate::shared::Server;
 use crate::telling::tell_evicted;
 use crate::watch::Topic;
@@ -16,11 +18,21 @@ const CLEANER_SLEEP: Duration = Duration::from_millis(20);
 /// Sleep of the trainer between looks.
 const TRAINER_SLEEP: Duration = Duration::from_millis(50);
 
+/// How often the state of flash devices is looked at.
+const PROBE_LOOK: Duration = Duration::from_millis(100);
+/// Shortest and longest time between two tries of a device that has failed.
+const PROBE_MIN: Duration = Duration::from_millis(500);
+const PROBE_MAX: Duration = Duration::from_secs(30);
+/// Time between two lines about a search after a crash.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
 /// The background threads of a server.
 pub(crate) struct Background {
     stop: Arc<AtomicBool>,
     cleaner: JoinHandle<()>,
     trainer: JoinHandle<()>,
+    /// Makes the journal outlive the machine every so often, if that was asked for.
+    syncer: Option<JoinHandle<()>>,
 }
 
 impl Background {
@@ -34,10 +46,29 @@ impl Background {
         let (for_cleaner, for_trainer) = (Arc::clone(cache), Arc::clone(cache));
         let (stop_cleaner, stop_trainer) = (Arc::clone(&stop), Arc::clone(&stop));
         let cleaner = std::thread::Builder::new().name("cleaner".to_owned());
-        let cleaner = cleaner.spawn(move || clean(&server, &for_cleaner, device.as_deref(), &stop_cleaner))?;
+        let patient = device.clone().map(PatientDevice::new).transpose()?;
+        let writer = device.clone().map(|device| PatientWriter::new(cache, device));
+        let for_cleaner = (for_cleaner, patient, writer);
+        let cleaner = cleaner.spawn(move || {
+            let (cache, device, writer) = for_cleaner;
+            let device = device.as_ref().map(|device| device as &dyn Device);
+            clean(&server, &cache, device, writer, &stop_cleaner);
+        })?;
+        if let Some(device) = device {
+            let (cache, device, stop) = (Arc::downgrade(cache), Arc::downgrade(&device), Arc::clone(&stop));
+            // it may hang with a device, so nobody waits for its end
+            std::thread::Builder::new()
+                .name("flash-probe".to_owned())
+                .spawn(move || look_after(&cache, &device, &stop))?;
+        }
         let trainer = std::thread::Builder::new().name("trainer".to_owned());
         let trainer = trainer.spawn(move || train(&for_trainer, &stop_trainer))?;
-        Ok(Background { stop, cleaner, trainer })
+        let every = cache.journal().and_then(cache::Journal::sync_every);
+        let syncer = every.map(|every| {
+            let (cache, stop) = (Arc::clone(cache), Arc::clone(&stop));
+            std::thread::Builder::new().name("syncer".to_owned()).spawn(move || sync(&cache, every, &stop))
+        });
+        Ok(Background { stop, cleaner, trainer, syncer: syncer.transpose()? })
     }
 
     /// Wakes the cleaner.
@@ -47,7 +78,7 @@ impl Background {
 
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.cleaner, self.trainer] {
+        for thread in [self.cleaner, self.trainer].into_iter().chain(self.syncer) {
             thread.thread().unpark();
             // a panic there was reported when it happened
             let _ = thread.join();
@@ -55,8 +86,19 @@ impl Background {
     }
 }
 
-fn clean(server: &Server, cache: &Cache, device: Option<&dyn Device>, stop: &AtomicBool) {
+fn clean(
+    server: &Server,
+    cache: &Cache,
+    device: Option<&dyn Device>,
+    writer: Option<PatientWriter>,
+    stop: &AtomicBool,
+) {
     let mut background = cache.background();
+    if let Some(writer) = writer {
+        background.write_with(Box::new(writer));
+    }
+    let mut recovery = Recovery::of(cache);
+    let mut journal_works = true;
     while !stop.load(Ordering::Relaxed) {
         cache.advance(server.now());
         let watched = server.watchers.wants(Topic::Evictions);
@@ -64,8 +106,93 @@ fn clean(server: &Server, cache: &Cache, device: Option<&dyn Device>, stop: &Ato
         if watched {
             tell_evicted(&server.watchers, &cache.take_evictions(), cache.now());
         }
-        if !cache.step(&mut background, device) {
+        let more = cache.step(&mut background, device);
+        recovery.tell(cache);
+        if let Some(device) = device
+            && std::mem::replace(&mut journal_works, cache.journal().is_none_or(cache::Journal::works))
+            && !journal_works
+        {
+            restart::disown_journal(cache, device);
+        }
+        if !more {
             std::thread::park_timeout(CLEANER_SLEEP);
+        }
+    }
+    cache.finish_writing(&mut background);
+}
+
+/// Says which flash devices fail, looks whether they answer again, and has them used again when they do.
+fn look_after(cache: &Weak<Cache>, device: &Weak<dyn Device>, stop: &AtomicBool) {
+    let mut known = cache.upgrade().map(|cache| cache.flash_parts()).unwrap_or_default();
+    let mut pauses = vec![PROBE_MIN; known.len()];
+    let mut due = vec![Instant::now(); known.len()];
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(PROBE_LOOK);
+        let (Some(cache), Some(device)) = (cache.upgrade(), device.upgrade()) else { return };
+        for (number, state) in cache.flash_parts().into_iter().enumerate() {
+            let name = if known.len() == 1 { "flash".to_owned() } else { format!("flash device {}", number + 1) };
+            if known[number] == PartState::In && state != PartState::In {
+                eprintln!("flashare: {name} fails: it is taken out, and looked at until it answers");
+                (pauses[number], due[number]) = (PROBE_MIN, Instant::now() + PROBE_MIN);
+            }
+            known[number] = state;
+            if state != PartState::Out || Instant::now() < due[number] {
+                continue;
+            }
+            match device
+                .reopen(number)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| restart::probe(&cache, &*device, number))
+            {
+                Ok(()) => {
+                    cache.bring_back(number);
+                    known[number] = PartState::In;
+                    eprintln!("flashare: {name} answers again, and is used again");
+                }
+                Err(_) => {
+                    pauses[number] = (pauses[number] * 2).min(PROBE_MAX);
+                    due[number] = Instant::now() + pauses[number];
+                }
+            }
+        }
+    }
+}
+
+/// How far the search after a crash has come, for the log.
+struct Recovery {
+    began: Instant,
+    told: Instant,
+    segments: usize,
+}
+
+impl Recovery {
+    fn of(cache: &Cache) -> Recovery {
+        let segments = cache.figures().flash.map_or(0, |flash| flash.to_recover);
+        Recovery { began: Instant::now(), told: Instant::now(), segments }
+    }
+
+    fn tell(&mut self, cache: &Cache) {
+        if self.segments == 0 || cache.is_recovering() && self.told.elapsed() < TELL_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        let (objects, left) = cache.figures().flash.map_or((0, 0), |flash| (flash.recovered, flash.to_recover));
+        let (segments, passed) = (self.segments, self.began.elapsed().as_secs_f64());
+        if cache.is_recovering() {
+            let done = segments.saturating_sub(left);
+            eprintln!("flashare: {done} of {segments} segments looked through, {objects} objects found");
+        } else {
+            eprintln!("flashare: {segments} segments looked through in {passed:.1} s: {objects} objects serve again");
+            self.segments = 0;
+        }
+    }
+}
+
+fn sync(cache: &Cache, every: Duration, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::park_timeout(every);
+        if let Some(journal) = cache.journal() {
+            journal.sync();
         }
     }
 }

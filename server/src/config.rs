@@ -1,9 +1,10 @@
 //! Flags and file to one checked [`Config`]; nothing is validated again after it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, TenantSpec};
+use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, SyncPolicy, TenantSpec};
 use serde::Deserialize;
 
 use crate::admin::AdminConfig;
@@ -85,6 +86,14 @@ pub struct Config {
     pub unix_socket: Option<(PathBuf, u32)>,
     /// What a start believes of the flash's content.
     pub restart: Restart,
+    /// When the journal is synced.
+    pub journal_sync: SyncPolicy,
+    /// Bytes of the journal.
+    pub journal_bytes: Option<u64>,
+    /// Flash that holds something else may be overwritten.
+    pub flash_format: bool,
+    /// Folder for what belongs to flash and cannot lie beside it.
+    pub state_dir: Option<PathBuf>,
     /// What moves bytes.
     pub driver: Driver,
     /// Connections that may wait to be accepted.
@@ -134,7 +143,7 @@ pub struct Config {
     /// The admin socket, if any.
     pub admin: Option<AdminConfig>,
     /// Flash, if any.
-    pub flash: Option<FlashPath>,
+    pub flash: Vec<FlashPath>,
     /// Settings of the cache.
     pub cache: CacheSettings,
 }
@@ -267,7 +276,7 @@ impl Config {
         let mode = mode.with_context(|| format!("-a {}: take an octal mode up to 777", flags.unix_mask))?;
         let prefix_end = flags.prefix_end.map_or(Ok(b':'), u8::try_from).context("-D: take one ASCII character")?;
         let tenants = flags.config.as_deref().map(read_tenants).transpose()?.unwrap_or_default();
-        let flash = flash_path(flags, &options)?;
+        let flash = flash_paths(flags, &options)?;
         let mut cache = CacheSettings::for_memory(memory_bytes);
         cache.item_bytes_max = item_bytes_max;
         cache.tenants = tenants;
@@ -279,10 +288,15 @@ impl Config {
             bail!("--admission oracle: only `flashare-trace simulate` knows what will be asked for");
         }
         cache.seed = flags.seed.unwrap_or_else(seed);
-        if let Some(flash) = &flash {
-            let mut settings = flash_settings(flash.bytes, memory_bytes, flags.flash_object_size);
+        if !flash.is_empty() {
+            let bytes = flash.iter().map(|flash| flash.bytes).sum();
+            let mut settings = flash_settings(bytes, memory_bytes, flags.flash_object_size);
             settings.segment_bytes = flags.flash_segment.as_deref().map(segment_size).transpose()?;
             cache.flash = Some(settings);
+            cache.flash_devices = flash.iter().map(|flash| flash.bytes).collect();
+            let rate = |text: &Option<String>| text.as_deref().map_or(Ok(0), |text| parse_size(text, 1));
+            cache.flash_write_rate = rate(&flags.flash_write_rate).context("--flash-write-rate")?;
+            cache.flash_read_rate = rate(&flags.flash_read_rate).context("--flash-read-rate")?;
         }
         Ok(Config {
             listen: listen_at(&flags.listen, dialect)?,
@@ -291,6 +305,10 @@ impl Config {
             unix_socket: flags.unix_socket.clone().map(|path| (path, mode)),
             backlog: flags.backlog,
             restart: flags.restart.parse().map_err(anyhow::Error::msg).context("--restart")?,
+            journal_sync: journal_sync(&flags.journal_sync)?,
+            journal_bytes: flags.flash_journal.as_deref().map(journal_size).transpose()?,
+            flash_format: flags.flash_format,
+            state_dir: state_dir(flags),
             driver: flags.io.parse().map_err(anyhow::Error::msg).context("--io")?,
             dialect,
             memory_file: flags.memory_file.clone(),
@@ -318,6 +336,25 @@ impl Config {
             cache,
         })
     }
+}
+
+fn journal_sync(text: &str) -> Result<SyncPolicy> {
+    match (text, text.parse::<u64>()) {
+        ("os", _) => Ok(SyncPolicy::Os),
+        ("always", _) => Ok(SyncPolicy::Always),
+        (_, Ok(millis @ 1..=60_000)) => Ok(SyncPolicy::Every(Duration::from_millis(millis))),
+        _ => bail!("--journal-sync {text}: take os, always, or 1 to 60000 milliseconds"),
+    }
+}
+
+fn journal_size(text: &str) -> Result<u64> {
+    /// Smallest journal: some 4,000 changes.
+    const LEAST: u64 = 128 << 10;
+    let bytes = parse_size(text, 1).context("--flash-journal")?;
+    if bytes < LEAST {
+        bail!("--flash-journal {text}: take 128KiB or more");
+    }
+    Ok(bytes)
 }
 
 fn segment_size(text: &str) -> Result<usize> {
@@ -396,24 +433,37 @@ fn listen_at(texts: &[String], dialect_else: Dialect) -> Result<Vec<ListenAt>> {
     Ok(all)
 }
 
-fn flash_path(flags: &Flags, options: &Options) -> Result<Option<FlashPath>> {
+fn flash_paths(flags: &Flags, options: &Options) -> Result<Vec<FlashPath>> {
     if flags.no_flash && options.ext_path.is_none() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    if let (None, Some((path, size))) = (&flags.flash, &options.ext_path) {
+    if let (true, Some((path, size))) = (flags.flash.is_empty(), &options.ext_path) {
         let bytes = parse_size(size, 1 << 30).with_context(|| format!("-o ext_path={path}:{size}"))?;
-        return Ok(Some(FlashPath { path: path.into(), bytes, asked_for: true }));
+        return Ok(vec![FlashPath { path: path.into(), bytes, asked_for: true }]);
     }
-    let Some(text) = &flags.flash else {
+    if flags.flash.is_empty() {
         let name = format!("flashare-{}.flash", flags.port.unwrap_or(PORT));
         let path = state_dir(flags).map(|dir| dir.join(name));
-        return Ok(path.map(|path| FlashPath { path, bytes: FLASH_BYTES_DEFAULT, asked_for: false }));
-    };
+        return Ok(path
+            .map(|path| FlashPath { path, bytes: FLASH_BYTES_DEFAULT, asked_for: false })
+            .into_iter()
+            .collect());
+    }
+    let paths = flags.flash.iter().map(|text| flash_path(text)).collect::<Result<Vec<_>>>()?;
+    for (n, path) in paths.iter().enumerate() {
+        if paths[..n].iter().any(|other| other.path == path.path) {
+            bail!("--flash {}: it is named twice", path.path.display());
+        }
+    }
+    Ok(paths)
+}
+
+fn flash_path(text: &str) -> Result<FlashPath> {
     let (path, size) = text
         .rsplit_once(':')
         .with_context(|| format!("--flash {text}: write PATH:SIZE, such as /var/lib/flashare/cache.flash:10GiB"))?;
     let bytes = parse_size(size, 1).context("--flash")?;
-    Ok(Some(FlashPath { path: path.into(), bytes, asked_for: true }))
+    Ok(FlashPath { path: path.into(), bytes, asked_for: true })
 }
 
 /// Where the embedded flash file lives: `--state-dir`, what systemd gives, or the user's state folder.

@@ -137,9 +137,15 @@ pub struct Flags {
     /// File with the token that admin requests have to show; a must beyond loopback
     #[arg(long, value_name = "FILE", help_heading = OURS, requires = "admin")]
     pub admin_token: Option<PathBuf>,
-    /// File or block device to keep warm data on, and how much of it to use
+    /// File or block device to keep warm data on, and how much of it to use; again for more of them
     #[arg(long, value_name = "PATH:SIZE", help_heading = OURS)]
-    pub flash: Option<String>,
+    pub flash: Vec<String>,
+    /// Bytes a second that may be written to flash; what is beyond is not admitted [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = OURS)]
+    pub flash_write_rate: Option<String>,
+    /// Bytes a second that may be read from flash to recycle segments and to recover [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = OURS)]
+    pub flash_read_rate: Option<String>,
     /// How bytes are moved: uring, tokio, or auto, which is uring where the kernel allows it
     #[arg(long, value_name = "DRIVER", default_value = "auto", help_heading = OURS)]
     pub io: String,
@@ -155,9 +161,20 @@ pub struct Flags {
     /// Mean object size that the flash index is made for, in bytes [default: 320, more where the index would outgrow -m]
     #[arg(long, value_name = "BYTES", help_heading = OURS)]
     pub flash_object_size: Option<usize>,
-    /// What a start believes of the flash's content: that of a clean stop, or never anything
+    /// What a start believes of the flash's content: clean (that of a clean stop), crash (also what a journal vouches for after a
+    /// crash), or never (nothing)
     #[arg(long, value_name = "WHEN", default_value = "clean", help_heading = OURS)]
     pub restart: String,
+    /// When the journal of --restart crash is synced: os (outlives kill -9, not a loss of power), every so many milliseconds (a loss of
+    /// power forgets that much), or always (before every change is answered)
+    #[arg(long, value_name = "WHEN", default_value = "os", help_heading = OURS)]
+    pub journal_sync: String,
+    /// Size of the journal of --restart crash [default: a 256th of the flash, 1MiB to 32MiB]
+    #[arg(long, value_name = "SIZE", help_heading = OURS)]
+    pub flash_journal: Option<String>,
+    /// Overwrite what the flash file or device holds, if it is not this version's
+    #[arg(long, help_heading = OURS)]
+    pub flash_format: bool,
     /// What is admitted to flash: svm (a model a tenant), all, none, random:P, second-hit, small-fifo
     #[arg(long, value_name = "RULE", default_value = "svm", help_heading = OURS)]
     pub admission: String,

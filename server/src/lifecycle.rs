@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
-use cache::{Cache, Device, FileDevice};
+use cache::{Cache, Device, FileDevice, JoinedDevice};
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
@@ -14,7 +14,7 @@ use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
-use crate::restart::{self, MemoryFile, Restart};
+use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
 use crate::shared::Server;
 
 /// A running server.
@@ -32,7 +32,7 @@ pub struct Running {
     datagrams: Option<Worker>,
     background: Background,
     /// Where what a clean stop leaves goes.
-    left: Option<(Arc<dyn Device>, PathBuf)>,
+    left: Option<(Arc<dyn Device>, Companions)>,
     admin: Option<Admin>,
     /// Where DRAM's content goes at a clean stop.
     memory_file: Option<MemoryFile>,
@@ -40,47 +40,66 @@ pub struct Running {
 
 /// Opens the flash, or says why the server goes on without.
 fn open_flash(config: &mut Config) -> Result<Option<Arc<dyn Device>>> {
-    let Some(flash) = config.flash.clone() else { return Ok(None) };
-    let opened = prepare(&flash);
+    if config.flash.is_empty() {
+        return Ok(None);
+    }
+    let opened = config.flash.iter().map(|flash| prepare(flash, config.flash_format)).collect::<Result<Vec<_>>>();
     match opened {
-        Ok(device) => Ok(Some(device)),
-        Err(error) if flash.asked_for => Err(error.context("--flash")),
+        Ok(mut devices) if devices.len() == 1 => Ok(devices.pop().map(Arc::from)),
+        Ok(devices) => Ok(Some(Arc::new(JoinedDevice::new(devices, config.cache.segment_bytes())))),
+        Err(error) if config.flash[0].asked_for => Err(error.context("--flash")),
         Err(error) => {
             eprintln!(
                 "flashare: serving from DRAM only: {error:#}; name a place with --flash PATH:SIZE, or say --no-flash"
             );
-            config.flash = None;
+            config.flash.clear();
             config.cache.flash = None;
             Ok(None)
         }
     }
 }
 
-fn prepare(flash: &FlashPath) -> Result<Arc<dyn Device>> {
+fn prepare(flash: &FlashPath, overwrite: bool) -> Result<Box<dyn Device>> {
     if !flash.asked_for
         && let Some(folder) = flash.path.parent()
     {
         std::fs::create_dir_all(folder).with_context(|| format!("state folder {}", folder.display()))?;
     }
-    let device = FileDevice::open(&flash.path, flash.bytes)?;
+    let device = FileDevice::open(&flash.path, flash.bytes, overwrite)?;
     if !device.is_direct() {
         eprintln!("flashare: {} has no direct I/O: its pages are cached twice", flash.path.display());
     }
-    Ok(Arc::new(device))
+    Ok(Box::new(device))
 }
 
 /// Starts a server. It serves when this returns.
 pub fn start(mut config: Config) -> Result<Running> {
     let device = open_flash(&mut config)?;
-    let image = config.flash.as_ref().and_then(|flash| restart::image_path(&flash.path));
-    let image = image.filter(|_| config.restart != Restart::Never);
-    let cache = Arc::new(restart::begin(&config.cache, device.as_deref(), image.as_deref(), config.restart)?);
+    start_on(config, device)
+}
+
+/// Starts a server on a device that is open already. `config` still says what its files are called.
+pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Running> {
+    let companions = config.flash.first().and_then(|flash| Companions::of(&flash.path, config.state_dir.as_deref()));
+    let companions = companions.filter(|_| config.restart != Restart::Never);
+    let opening = device.as_deref().map(|device| Opening {
+        device,
+        companions: companions.as_ref(),
+        restart: config.restart,
+        sync: config.journal_sync,
+        journal_bytes: config.journal_bytes,
+    });
+    let (cache, second) = restart::begin(&config.cache, opening.as_ref())?;
+    let cache = Arc::new(cache);
     let memory_file = config.memory_file.clone().map(MemoryFile);
     if let Some(file) = &memory_file {
         file.load(&cache, device.as_deref()).context("-e")?;
     }
+    let second = second.max(cache.begin_at(second));
     let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
-    let server = Arc::new(Server::new(config, driver)?);
+    let mut server = Server::new(config, driver)?;
+    server.go_on_from(second);
+    let server = Arc::new(server);
     cache.advance(server.now());
     let background = Background::start(&server, &cache, device.clone())?;
     let (stop, stopped) = watch::channel(false);
@@ -112,7 +131,7 @@ pub fn start(mut config: Config) -> Result<Running> {
         workers,
         datagrams,
         background,
-        left: device.zip(image),
+        left: device.zip(companions),
         memory_file,
         admin: None,
     };
@@ -213,8 +232,8 @@ impl Running {
         {
             eprintln!("flashare: -e {}: what was in memory is lost: {error:#}", file.0.display());
         }
-        if let Some((device, image)) = self.left
-            && let Err(error) = restart::end(&self.cache, &*device, &image, self.memory_file.is_some())
+        if let Some((device, companions)) = self.left
+            && let Err(error) = restart::end(&self.cache, &*device, &companions, self.memory_file.is_some())
         {
             eprintln!("flashare: the next start will be empty: {error:#}");
         }

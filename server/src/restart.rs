@@ -1,8 +1,12 @@
-//! A clean stop, and the start after it.
+//! A stop, clean or not, and the start after it.
 //!
 //! At a clean stop what is in DRAM goes to flash, an image of the index is written beside the flash file, and the superblock
 //! names that image by a nonce. A start that finds the nonce and its image serves the content; before it serves anything it takes
 //! the nonce out again, so that after a crash, when the image is out of date, nothing is believed.
+//!
+//! With `--restart crash` a journal of what becomes invalid is kept beside the flash file, and the superblock names it too: then the
+//! start after a crash believes what the journal vouches for. A start without that option takes the name out again, because nobody
+//! will make notes.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -12,16 +16,24 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cache::{Cache, CacheSettings, Device, Page, superblock, superblock_nonce};
+use cache::{
+    Cache, CacheSettings, Device, Journal, JournalFile, JournalInFile, Page, PartState, Superblock, SyncPolicy,
+};
+
+use crate::shared::wall_secs;
 
 /// Longest time that moving DRAM's content to flash may take at a stop.
 const LEAVING_MAX: Duration = Duration::from_secs(10);
+/// Part of the flash that its journal takes.
+const JOURNAL_PART: u64 = 256;
 
 /// Which content of flash a start believes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restart {
     /// That of a clean stop.
     Clean,
+    /// That, and after a crash what the journal vouches for.
+    Crash,
     /// None.
     Never,
 }
@@ -32,60 +44,220 @@ impl FromStr for Restart {
     fn from_str(name: &str) -> Result<Restart, String> {
         match name {
             "clean" => Ok(Restart::Clean),
+            "crash" => Ok(Restart::Crash),
             "never" => Ok(Restart::Never),
-            _ => Err(format!("'{name}': take clean or never")),
+            _ => Err(format!("'{name}': take clean, crash or never")),
         }
     }
 }
 
-/// Where the image of a flash file lies: beside it. A block device has none.
-pub(crate) fn image_path(flash: &Path) -> Option<PathBuf> {
-    let is_device = std::fs::metadata(flash).is_ok_and(|found| found.file_type().is_block_device());
-    let mut name = flash.file_name()?.to_owned();
-    name.push(".index");
-    (!is_device).then(|| flash.with_file_name(name))
+/// The files that belong to a flash file.
+#[derive(Clone, Debug)]
+pub(crate) struct Companions {
+    /// The image that a clean stop leaves.
+    pub(crate) image: PathBuf,
+    /// The journal.
+    pub(crate) journal: PathBuf,
 }
 
-/// Makes the cache: with what a clean stop left, or empty. From here on the flash is in use.
-pub(crate) fn begin(
-    settings: &CacheSettings,
-    device: Option<&dyn Device>,
-    image: Option<&Path>,
-    restart: Restart,
-) -> Result<Cache> {
-    let Some(device) = device else { return Ok(Cache::new(settings.clone())?) };
-    let mut page = [Page::ZERO];
-    let nonce = device.read(0, &mut page).map_or(0, |()| superblock_nonce(&page[0]));
-    let restored = match (restart, nonce, image) {
-        (Restart::Never, ..) | (_, 0, _) | (.., None) => None,
-        (Restart::Clean, nonce, Some(path)) => match restore(settings, path, nonce) {
-            Ok(cache) => Some(cache),
-            Err(error) => {
-                eprintln!("flashare: flash starts empty: {}: {error:#}", path.display());
-                None
-            }
-        },
-    };
-    let cache = match restored {
-        Some(cache) => {
-            let objects = cache.figures().flash.map_or(0, |flash| flash.live);
-            eprintln!("flashare: {objects} objects are on flash from before the last stop");
-            cache
-        }
+impl Companions {
+    /// They lie beside the flash file; those of a block device in the state folder, if there is one.
+    pub(crate) fn of(flash: &Path, state_dir: Option<&Path>) -> Option<Companions> {
+        let is_device = std::fs::metadata(flash).is_ok_and(|found| found.file_type().is_block_device());
+        let folder = if is_device { state_dir? } else { flash.parent()? };
+        let name = flash.file_name()?;
+        let with = |ending: &str| {
+            let mut name = name.to_owned();
+            name.push(ending);
+            folder.join(name)
+        };
+        Some(Companions { image: with(".index"), journal: with(".journal") })
+    }
+}
+
+/// How flash is opened.
+pub(crate) struct Opening<'a> {
+    pub(crate) device: &'a dyn Device,
+    pub(crate) companions: Option<&'a Companions>,
+    pub(crate) restart: Restart,
+    pub(crate) sync: SyncPolicy,
+    pub(crate) journal_bytes: Option<u64>,
+}
+
+/// Makes the cache: with what a stop left, or empty. From here on the flash is in use. Returns the second to go on from, too.
+pub(crate) fn begin(settings: &CacheSettings, opening: Option<&Opening<'_>>) -> Result<(Cache, u32)> {
+    let cache = match opening {
+        Some(opening) => opening.begin(settings)?,
         None => Cache::new(settings.clone())?,
     };
-    mark(&cache, device, 0).context("writing to flash")?;
-    if let Some(path) = image {
-        let _ = std::fs::remove_file(path); // without the nonce it means nothing
-    }
-    Ok(cache)
+    let second = cache.begin_at(wall_secs());
+    Ok((cache, second))
 }
 
-fn mark(cache: &Cache, device: &dyn Device, nonce: u64) -> Result<()> {
+impl Opening<'_> {
+    fn begin(&self, settings: &CacheSettings) -> Result<Cache> {
+        let found = read_superblocks(self.device);
+        let (cache, keeps_journal) = match (self.restored(settings, found.image), found.journal) {
+            (Some(cache), journal) => (cache, self.resume_journal_if(journal)),
+            (None, 0) => (Cache::new(settings.clone())?, false),
+            (None, journal) => self.recovered(settings, journal)?,
+        };
+        let journal = match (self.restart, self.companions) {
+            (Restart::Crash, Some(companions)) => self.journal_of(&cache, companions, keeps_journal)?,
+            (Restart::Crash, None) => bail!("--restart crash: a block device needs --state-dir for its journal"),
+            _ => 0,
+        };
+        mark(&cache, self.device, 0, journal).context("writing to flash")?;
+        if let Some(companions) = self.companions {
+            let _ = std::fs::remove_file(&companions.image); // without the nonce it means nothing
+            if journal == 0 {
+                let _ = std::fs::remove_file(&companions.journal);
+            }
+        }
+        Ok(cache)
+    }
+
+    /// What a clean stop left.
+    fn restored(&self, settings: &CacheSettings, image: u64) -> Option<Cache> {
+        let path = &self.companions?.image;
+        if self.restart == Restart::Never || image == 0 {
+            return None;
+        }
+        match restore(settings, path, image) {
+            Ok(cache) => {
+                let objects = cache.figures().flash.map_or(0, |flash| flash.live);
+                eprintln!("flashare: {objects} objects are on flash from before the last stop");
+                Some(cache)
+            }
+            Err(error) => {
+                eprintln!("flashare: the image of the last stop is no use: {}: {error:#}", path.display());
+                None
+            }
+        }
+    }
+
+    fn resume_journal_if(&self, journal: u64) -> bool {
+        self.restart == Restart::Crash && journal != 0
+    }
+
+    /// What the journal vouches for; empty if it cannot be believed. And whether the cache keeps that journal.
+    fn recovered(&self, settings: &CacheSettings, journal: u64) -> Result<(Cache, bool)> {
+        if let (Restart::Crash, Some(companions)) = (self.restart, self.companions) {
+            let opened = self.open_journal(companions, journal);
+            let recovered =
+                opened.and_then(|file| Ok(Cache::recover(settings.clone(), self.device, file, self.sync, boot())?));
+            match recovered {
+                Ok(cache) => {
+                    let segments = cache.figures().flash.map_or(0, |flash| flash.to_recover);
+                    eprintln!("flashare: the last run was cut off: {segments} segments of flash are looked through");
+                    return Ok((cache, true));
+                }
+                Err(error) => {
+                    eprintln!("flashare: flash starts empty: {}: {error:#}", companions.journal.display());
+                }
+            }
+        }
+        Ok((Cache::new(settings.clone())?, false))
+    }
+
+    fn open_journal(&self, companions: &Companions, nonce: u64) -> Result<Box<dyn JournalFile>> {
+        let file = JournalInFile::open(&companions.journal)?.context("there is no journal")?;
+        ensure!(Journal::identity(&file)?.nonce == nonce, "it belongs to another flash file");
+        Ok(Box::new(file))
+    }
+
+    /// Sees that the cache keeps a journal. Returns its nonce.
+    fn journal_of(&self, cache: &Cache, companions: &Companions, goes_on: bool) -> Result<u64> {
+        if let Some(journal) = cache.journal() {
+            return Ok(journal.belongs_to().nonce); // it was recovered by it
+        }
+        if goes_on {
+            let opened = JournalInFile::open(&companions.journal)?;
+            let resumed = opened.map(|file| cache.resume_journal(Box::new(file), self.sync, boot()));
+            if let (Some(Ok(())), Some(journal)) = (resumed, cache.journal()) {
+                return Ok(journal.belongs_to().nonce);
+            }
+        }
+        let path = &companions.journal;
+        let flash = cache.figures().flash.context("there is no flash tier")?;
+        let part = flash.segments as u64 * flash.segment_bytes as u64 / JOURNAL_PART;
+        let bytes = self.journal_bytes.unwrap_or_else(|| part.clamp(1 << 20, 32 << 20));
+        let nonce = nonce_of(cache);
+        let _ = std::fs::remove_file(path);
+        JournalInFile::create(path, bytes.next_multiple_of(cache::PAGE_BYTES as u64))
+            .and_then(|file| cache.begin_journal(self.device, Box::new(file), self.sync, boot(), nonce))
+            .with_context(|| format!("the journal {}", path.display()))?;
+        Ok(nonce)
+    }
+}
+
+fn nonce_of(cache: &Cache) -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    cache::mix(cache.settings().seed ^ since.as_nanos() as u64 ^ u64::from(std::process::id()) << 32) | 1
+}
+
+/// Names this run of the machine; 0 where the system does not.
+fn boot() -> u64 {
+    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.iter().fold(0, |sum, byte| cache::mix(sum ^ u64::from(*byte)))
+}
+
+fn superblock(cache: &Cache, image: u64, journal: u64) -> Result<Superblock> {
     let flash = cache.figures().flash.context("there is no flash tier")?;
-    device.write(0, &[superblock(flash.segment_bytes, flash.segments as u32, nonce)])?;
+    let (segment_bytes, segments) = (flash.segment_bytes as u64, flash.segments as u32);
+    Ok(Superblock { segment_bytes, segments, image, journal, ..Superblock::default() })
+}
+
+/// Writes the superblock of every device.
+fn mark(cache: &Cache, device: &dyn Device, image: u64, journal: u64) -> Result<()> {
+    let block = superblock(cache, image, journal)?;
+    let firsts = device.first_pages();
+    let parts = cache.flash_parts();
+    for (number, at) in firsts.iter().enumerate().filter(|(number, _)| parts[*number] == PartState::In) {
+        let block = Superblock { part: number as u16, parts: firsts.len() as u16, ..block };
+        device.write(*at, &[block.page()])?;
+    }
     device.sync()?;
     Ok(())
+}
+
+/// What the superblocks say, if they agree: one device of another tier, or one that was left out, and nothing is believed.
+fn read_superblocks(device: &dyn Device) -> Superblock {
+    let firsts = device.first_pages();
+    let read = |at: &u64| {
+        let mut page = [Page::ZERO];
+        device.read(*at, &mut page).ok().and_then(|()| Superblock::read(&page[0]))
+    };
+    let blocks: Vec<Superblock> = firsts.iter().filter_map(read).collect();
+    let Some(first) = blocks.first().copied() else { return Superblock::default() };
+    let fits = |(number, block): (usize, &Superblock)| {
+        *block == Superblock { part: number as u16, parts: firsts.len() as u16, ..first }
+    };
+    let agree = blocks.len() == firsts.len() && blocks.iter().enumerate().all(fits);
+    if agree { first } else { Superblock::default() }
+}
+
+/// Whether a device takes a write and gives it back: its superblock, as it has to be while it is in use.
+pub(crate) fn probe(cache: &Cache, device: &dyn Device, number: usize) -> Result<()> {
+    let journal = cache.journal().filter(|journal| journal.works()).map_or(0, |journal| journal.belongs_to().nonce);
+    let firsts = device.first_pages();
+    let block = superblock(cache, 0, journal)?;
+    let page = Superblock { part: number as u16, parts: firsts.len() as u16, ..block }.page();
+    device.write(firsts[number], &[page])?;
+    let mut back = [Page::ZERO];
+    device.read(firsts[number], &mut back)?;
+    ensure!(back[0].0 == page.0, "it gives back something else");
+    Ok(())
+}
+
+/// Notes can no longer be made: takes the journal's name from the superblock, so that nobody believes it.
+pub(crate) fn disown_journal(cache: &Cache, device: &dyn Device) {
+    match mark(cache, device, 0, 0) {
+        Ok(()) => eprintln!("flashare: the journal cannot be written: after a crash flash will start empty"),
+        Err(error) => {
+            eprintln!("flashare: neither journal nor flash can be written: remove the journal by hand: {error:#}")
+        }
+    }
 }
 
 fn restore(settings: &CacheSettings, path: &Path, nonce: u64) -> Result<Cache> {
@@ -98,7 +270,7 @@ fn restore(settings: &CacheSettings, path: &Path, nonce: u64) -> Result<Cache> {
 
 /// Leaves everything so that the next start can serve it; what is in DRAM too, unless that is kept elsewhere. Nobody else may use
 /// the cache any more.
-pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path, keeps_memory: bool) -> Result<()> {
+pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, keeps_memory: bool) -> Result<()> {
     if !cache.figures().flash.is_some_and(|flash| flash.enabled) {
         bail!("the flash is out of use");
     }
@@ -107,7 +279,13 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path, keeps_memory
         cache.leave(&mut cache.background(), device, || began.elapsed() > LEAVING_MAX);
     }
     device.sync()?;
-    let nonce = cache::mix(cache.settings().seed ^ u64::from(cache.now()) ^ began.elapsed().as_nanos() as u64) | 1;
+    let journal = cache.journal().filter(|journal| journal.works());
+    if let Some(journal) = journal {
+        journal.sync();
+    }
+    ensure!(!cache.is_recovering(), "what was cut off has not been looked through to the end");
+    let nonce = nonce_of(cache);
+    let image = &companions.image;
     let unfinished = image.with_extension("unfinished");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -115,7 +293,7 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, image: &Path, keeps_memory
     cache.save(&mut out)?;
     out.into_inner()?.sync_all()?;
     std::fs::rename(&unfinished, image)?;
-    mark(cache, device, nonce)
+    mark(cache, device, nonce, journal.map_or(0, |journal| journal.belongs_to().nonce))
 }
 
 /// Where memcached's users have what is in DRAM kept over a clean stop (-e): a file, and beside it one that vouches for it.

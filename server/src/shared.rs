@@ -159,7 +159,7 @@ impl Server {
             tls,
             tls_errors: AtomicU64::new(0),
             driver: driver.name(),
-            time: Time::default(),
+            time: Time::from(wall_secs()),
             baseline: Mutex::default(),
         })
     }
@@ -225,6 +225,11 @@ impl Server {
         Ok(())
     }
 
+    /// Lets its clock go on from this second.
+    pub(crate) fn go_on_from(&mut self, second: u32) {
+        self.time = Time::from(second);
+    }
+
     /// Seconds since the epoch, as the cache is to see them.
     pub(crate) fn now(&self) -> u32 {
         self.time.now()
@@ -237,32 +242,39 @@ impl Server {
     }
 }
 
-/// The wall clock, which tests may move.
-#[derive(Default)]
+/// The clock: the wall's time at the start, and what has passed since. So nothing expires early or late when the wall's clock is set.
 pub(crate) struct Time {
-    ahead: AtomicI64,
+    begun: Instant,
+    /// The second at which it began; tests move it.
+    base: AtomicI64,
     /// The second at which it stands still; 0 while it goes.
     stopped: AtomicI64,
 }
 
 impl Time {
+    fn from(second: u32) -> Time {
+        Time { begun: Instant::now(), base: AtomicI64::new(second.into()), stopped: AtomicI64::new(0) }
+    }
+
     fn now(&self) -> u32 {
         let stopped = self.stopped.load(Ordering::Relaxed);
-        let wall = if stopped == 0 { unix_secs() } else { stopped };
-        (wall + self.ahead.load(Ordering::Relaxed)) as u32
+        let passed = if stopped == 0 { self.begun.elapsed().as_secs() as i64 } else { stopped };
+        (self.base.load(Ordering::Relaxed) + passed) as u32
     }
 
     #[cfg(feature = "debugtime")]
     pub(crate) fn move_by(&self, secs: i64) {
-        self.ahead.fetch_add(secs, Ordering::Relaxed);
+        self.base.fetch_add(secs, Ordering::Relaxed);
     }
 
     #[cfg(feature = "debugtime")]
     pub(crate) fn stop(&self, stop: bool) {
-        self.stopped.store(if stop { unix_secs() } else { 0 }, Ordering::Relaxed);
+        let passed = self.begun.elapsed().as_secs().max(1) as i64;
+        self.stopped.store(if stop { passed } else { 0 }, Ordering::Relaxed);
     }
 }
 
-fn unix_secs() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+/// The wall clock's second.
+pub(crate) fn wall_secs() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }

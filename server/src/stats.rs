@@ -10,6 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use protocol::text::{line, stat};
 
 use crate::VERSION;
+use crate::config::Config;
 use crate::config::Dialect;
 use crate::shared::Server;
 
@@ -283,7 +284,7 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     for (key, value) in FIXED_SETTINGS {
         stat(out, key, value);
     }
-    if config.flash.is_some() {
+    if !config.flash.is_empty() {
         for (key, value) in FIXED_FLASH_SETTINGS {
             stat(out, key, value);
         }
@@ -295,7 +296,7 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "client_flags_size", 4);
     stat(out, "io_driver", server.driver);
     stat(out, "tenants", cache.registry().tenants().len());
-    stat(out, "flash_path", config.flash.as_ref().map_or("none".to_owned(), |flash| flash.path.display().to_string()));
+    stat(out, "flash_path", flash_paths(config));
     stat(out, "flash_bytes", cache.settings().flash.map_or(0, |flash| flash.bytes));
     stat(out, "admission_threshold", cache.settings().threshold);
 }
@@ -462,6 +463,11 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     }
 }
 
+fn flash_paths(config: &Config) -> String {
+    let paths: Vec<String> = config.flash.iter().map(|flash| flash.path.display().to_string()).collect();
+    if paths.is_empty() { "none".to_owned() } else { paths.join(",") }
+}
+
 fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let figures = cache.figures();
     let totals = server.sum(cache);
@@ -492,6 +498,14 @@ fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "write_errors", ledger.write_errors);
     stat(out, "read_errors", ledger.read_errors);
     stat(out, "horizon_ticks", figures.horizon_ticks);
+    stat(out, "discarded_bytes", ledger.discarded);
+    stat(out, "devices", flash.devices);
+    stat(out, "devices_out", flash.devices_out);
+    stat(out, "recovering_segments", flash.to_recover);
+    stat(out, "recovered_objects", flash.recovered);
+    stat(out, "journal", u8::from(flash.journal.is_some_and(|journal| journal.works)));
+    stat(out, "journal_notes", flash.journal.map_or(0, |journal| journal.notes));
+    stat(out, "journal_bytes", flash.journal.map_or(0, |journal| journal.bytes));
 }
 
 /// What extstore's users watch, told of our flash tier.

@@ -2,46 +2,69 @@
 
 use std::sync::atomic::Ordering;
 
-use flash_store::{Clock, Device, FlashStore, Place, Record};
+use flash_store::{Clock, Device, FlashStore, Journal, Page, Place, Record, WriteIntent};
 
 use super::{Background, SWEEP_A_STEP};
 use crate::counters::Count;
-use crate::intent::blank;
 use crate::{Cache, Worker};
 
 impl Cache {
-    /// Seals the open flash segment if it is full, and writes it.
-    pub(super) fn flush_step(&self, flash: &FlashStore, device: &dyn Device, _background: &mut Background) {
-        if flash.wants_to_seal() {
-            self.flush(flash, device);
+    /// Seals the open flash segment if it is full, and writes it, or has it written.
+    pub(super) fn flush_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
+        let Some(writer) = &mut background.writer else {
+            if flash.wants_to_seal() {
+                self.flush(flash, device);
+            }
+            return;
+        };
+        let full = flash.wants_to_seal();
+        if full {
+            writer.wait(); // two segments are full: the device sets the pace
+        }
+        if let Some((segment, ok)) = writer.finished() {
+            flash.written(segment, ok);
+        }
+        if let Some(intent) = full.then(|| flash.seal(self.clock.tick())).flatten() {
+            writer.begin(intent);
         }
     }
 
     fn flush(&self, flash: &FlashStore, device: &dyn Device) {
         if let Some(intent) = flash.seal(self.clock.tick()) {
-            let synced = flash.journal().is_some_and(|journal| journal.settle_segment());
-            let mut written = device.write(intent.at, &intent.pages);
-            if synced {
-                written = written.and_then(|()| device.sync()); // what was worth a journal is worth keeping
-            }
-            flash.written(intent.segment, written.is_ok());
+            let written = self.write_segment(device, &intent);
+            flash.written(intent.segment, written);
         }
+    }
+
+    /// Writes a segment, and what has to outlive the machine before it does. Returns whether it went well.
+    pub fn write_segment(&self, device: &dyn Device, intent: &WriteIntent) -> bool {
+        let syncs = self.journal().is_some_and(Journal::settle_segment);
+        let written = device.write(intent.at, &intent.pages);
+        // what was worth a journal is worth keeping
+        written.and_then(|()| if syncs { device.sync() } else { Ok(()) }).is_ok()
     }
 
     /// Recycles the oldest flash segment if none is free: what was hit lately is rescued to DRAM, the rest is gone.
     pub(crate) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
         let Some(intent) = flash.wants_to_recycle() else { return };
-        background.buffer.resize(intent.pages, blank(1)[0]);
-        let read = device.read(intent.at, &mut background.buffer);
         let Background { worker, buffer, .. } = background;
+        let read = flash.may_read_segment() && {
+            buffer.resize(intent.pages, Page::ZERO);
+            let read = device.read(intent.at, buffer).is_ok();
+            flash.note_read(intent.segment, read);
+            read
+        };
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
-        let pages = read.is_ok().then_some(buffer.as_slice());
+        let pages = read.then_some(buffer.as_slice());
         let sealed = flash.recycle(&intent, pages, hash_of, |place, record, clock| {
             let known = usize::from(record.head.tenant) < self.judges.len();
             if known && self.is_dead(record.head.tenant, record.head.version, record.head.expiry).is_none() {
                 self.leave_flash(flash, worker, place, &record, clock);
             }
         });
+        if device.discard(intent.at, flash.segment_bytes() as u64).is_ok_and(|cares| cares) {
+            flash.note_discarded(flash.segment_bytes() as u64);
+        }
         let residence = self.clock.tick().wrapping_sub(sealed).max(1);
         let horizon = (self.horizon.load(Ordering::Relaxed) * 3 + residence.min(1 << 19)) / 4;
         self.horizon.store(horizon, Ordering::Relaxed);
@@ -87,7 +110,7 @@ impl Cache {
         flash.sweep(flash.records() * percent / 100, SWEEP_A_STEP);
     }
 
-    /// Seals and writes what is in the open flash segment, full or not. For a clean stop and for tests.
+    /// Seals and writes what is in the open flash segment, full or not. For a clean stop and for tests; nothing else is being written.
     pub fn flush_now(&self, device: &dyn Device) {
         if let Some(flash) = &self.flash {
             self.flush(flash, device);

@@ -8,7 +8,7 @@ mod train;
 
 use std::sync::atomic::Ordering;
 
-use flash_store::Device;
+use flash_store::{Device, FlashSegmentId, WriteIntent};
 
 pub(crate) use fate::Loser;
 pub(crate) use idle::Activity;
@@ -27,7 +27,25 @@ const SEGMENTS_LOW: usize = log_memory::SEGMENTS_SPARE + 2;
 pub struct Background {
     pub(crate) worker: Worker,
     pub(crate) buffer: Vec<flash_store::Page>,
+    pub(crate) writer: Option<Box<dyn SegmentWriter>>,
     period: idle::Period,
+}
+
+/// Writes segments beside the background's other steps. Without one they are written within a step.
+pub trait SegmentWriter: Send {
+    /// Begins to write a segment. It is called only when it is known how the last one went.
+    fn begin(&mut self, intent: WriteIntent);
+    /// How the write went that was begun last, once it is known: told once. A write that takes too long has failed.
+    fn finished(&mut self) -> Option<(FlashSegmentId, bool)>;
+    /// Waits until the write that was begun last is finished, or has taken too long.
+    fn wait(&mut self);
+}
+
+impl Background {
+    /// Has segments written by somebody else from here on.
+    pub fn write_with(&mut self, writer: Box<dyn SegmentWriter>) {
+        self.writer = Some(writer);
+    }
 }
 
 impl Cache {
@@ -36,6 +54,7 @@ impl Cache {
         Background {
             worker: self.worker_with(self.memory.cleaner_writer()),
             buffer: Vec::new(),
+            writer: None,
             period: idle::Period::default(),
         }
     }
@@ -62,8 +81,10 @@ impl Cache {
         };
         self.account_for_victims(background);
         self.idle_step(background);
+        let mut recovers = false;
         if let (Some(flash), Some(device)) = (&self.flash, device) {
-            self.recover_step(flash, device, background);
+            flash.take_out_failing();
+            recovers = self.recover_step(flash, device, background);
             self.flush_step(flash, device, background);
             self.recycle_step(flash, device, background);
             self.sweep_step(flash);
@@ -73,7 +94,17 @@ impl Cache {
         } else {
             self.room_wanted.store(0, Ordering::Relaxed); // who waited can go on, or will ask again
         }
-        growing || self.wants_cleaning() || self.is_recovering()
+        growing || self.wants_cleaning() || recovers
+    }
+
+    /// Waits for the segment that is being written beside the steps, if one is. Before the background thread ends.
+    pub fn finish_writing(&self, background: &mut Background) {
+        if let (Some(flash), Some(writer)) = (&self.flash, &mut background.writer) {
+            writer.wait();
+            if let Some((segment, ok)) = writer.finished() {
+                flash.written(segment, ok);
+            }
+        }
     }
 
     fn account_for_victims(&self, background: &Background) {

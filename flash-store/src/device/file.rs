@@ -1,10 +1,13 @@
 //! A preallocated file, opened for direct I/O where the file system has it.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::device::Device;
 use crate::format::{Owner, owner};
@@ -27,6 +30,9 @@ pub enum OpenError {
         "{0} holds flash of format {1}, and this version writes {FORMAT_VERSION}: say --flash-format to begin anew, or name another file"
     )]
     OtherVersion(String, u32),
+    /// A block device cannot grow.
+    #[error("{0} has {1} bytes, not {2}: state at most that")]
+    TooSmall(String, u64, u64),
     /// Another process has it.
     #[error("{0} is in use by another server: give each server a file of its own")]
     InUse(String),
@@ -35,25 +41,52 @@ pub enum OpenError {
     Io(String, io::Error),
 }
 
-/// A file or a block device.
-pub struct FileDevice {
+/// What a path was opened as.
+struct Opened {
     file: File,
-    bytes: u64,
     direct: bool,
+    is_block: bool,
+    /// Device and inode.
+    name: (u64, u64),
     /// Keeps the lock.
     _plain: File,
+}
+
+/// A file or a block device.
+pub struct FileDevice {
+    path: PathBuf,
+    bytes: u64,
+    opened: RwLock<Arc<Opened>>,
+    /// What was opened before: readers may hold the numbers of their descriptors.
+    former: Mutex<Vec<Arc<Opened>>>,
 }
 
 impl FileDevice {
     /// Opens or creates `path` and allocates `bytes` for it. A file that holds anything but flash of this version is left alone, unless
     /// `overwrite` says that it may go.
     pub fn open(path: &Path, bytes: u64, overwrite: bool) -> Result<FileDevice, OpenError> {
+        let opened = RwLock::new(Arc::new(Opened::new(path, bytes, overwrite)?));
+        Ok(FileDevice { path: path.to_owned(), bytes, opened, former: Mutex::default() })
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        Arc::clone(&self.opened.read())
+    }
+
+    /// Whether reads and writes go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.opened().direct
+    }
+}
+
+impl Opened {
+    fn new(path: &Path, bytes: u64, overwrite: bool) -> Result<Opened, OpenError> {
         let name = path.display().to_string();
         let io_error = |error| OpenError::Io(name.clone(), error);
         if path.is_dir() {
             return Err(OpenError::Directory(name));
         }
-        let plain = open(path, 0).map_err(io_error)?;
+        let mut plain = open(path, 0).map_err(io_error)?;
         if plain.try_lock().is_err() {
             return Err(OpenError::InUse(name));
         }
@@ -64,7 +97,13 @@ impl FileDevice {
             Owner::Version(version) => return Err(OpenError::OtherVersion(name, version)),
             Owner::Other => return Err(OpenError::Foreign(name)),
         }
-        if !kind.file_type().is_block_device() {
+        let is_block = kind.file_type().is_block_device();
+        if is_block {
+            let has = plain.seek(io::SeekFrom::End(0)).map_err(io_error)?;
+            if has < bytes {
+                return Err(OpenError::TooSmall(name, has, bytes));
+            }
+        } else {
             plain.set_len(bytes).map_err(io_error)?;
             allocate(&plain, bytes).map_err(io_error)?;
         }
@@ -76,12 +115,7 @@ impl FileDevice {
             Some(file) => (file, true),
             None => (plain.try_clone().map_err(io_error)?, false),
         };
-        Ok(FileDevice { file, bytes, direct, _plain: plain })
-    }
-
-    /// Whether reads and writes go past the page cache.
-    pub fn is_direct(&self) -> bool {
-        self.direct
+        Ok(Opened { file, direct, is_block, name: (kind.dev(), kind.ino()), _plain: plain })
     }
 }
 
@@ -112,19 +146,40 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 
 impl Device for FileDevice {
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()> {
-        self.file.read_exact_at(bytemuck::cast_slice_mut(pages), at)
+        self.opened().file.read_exact_at(bytemuck::cast_slice_mut(pages), at)
     }
 
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
-        self.file.write_all_at(bytemuck::cast_slice(pages), at)
+        self.opened().file.write_all_at(bytemuck::cast_slice(pages), at)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.opened().file.sync_data()
     }
 
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.file.as_raw_fd())
+    fn discard(&self, at: u64, bytes: u64) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let opened = self.opened();
+        if opened.is_block {
+            // a block device takes that for a discard; a file keeps its space
+            fallocate(&opened.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, bytes)?;
+        }
+        Ok(opened.is_block)
+    }
+
+    fn descriptor(&self, at: u64) -> Option<(RawFd, u64)> {
+        Some((self.opened.read().file.as_raw_fd(), at))
+    }
+
+    fn reopen(&self, _part: usize) -> io::Result<()> {
+        let found = std::fs::metadata(&self.path)?;
+        if self.opened().name == (found.dev(), found.ino()) {
+            return Ok(()); // it is what we have open
+        }
+        let opened = Opened::new(&self.path, self.bytes, false).map_err(io::Error::other)?;
+        let former = std::mem::replace(&mut *self.opened.write(), Arc::new(opened));
+        self.former.lock().push(former);
+        Ok(())
     }
 
     fn bytes(&self) -> u64 {

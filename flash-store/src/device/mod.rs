@@ -1,12 +1,14 @@
 //! What the flash tier writes to and reads from. All transfers are whole pages at page-aligned offsets.
 
 mod file;
+mod joined;
 mod memory;
 
 use std::io;
 use std::os::fd::RawFd;
 
 pub use file::{FileDevice, JournalInFile, OpenError};
+pub use joined::{JoinedDevice, segments_of};
 pub use memory::MemoryDevice;
 
 use crate::Page;
@@ -21,9 +23,22 @@ pub trait Device: Send + Sync {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
-    /// The descriptor that it reads from, for drivers that read by themselves; None if it has none.
-    fn descriptor(&self) -> Option<RawFd> {
+    /// Tells the device that what lies there is not needed any more. Returns whether it cares.
+    fn discard(&self, _at: u64, _bytes: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// The descriptor that byte offset `at` is read from, and the offset there, for drivers that read by themselves; None if it has
+    /// none.
+    fn descriptor(&self, _at: u64) -> Option<(RawFd, u64)> {
         None
+    }
+    /// Where the superblock of each device that it is made of lies.
+    fn first_pages(&self) -> Vec<u64> {
+        vec![0]
+    }
+    /// Looks whether one of the devices that it is made of is there again, after it failed.
+    fn reopen(&self, _part: usize) -> io::Result<()> {
+        Ok(())
     }
     /// Bytes that it holds.
     fn bytes(&self) -> u64;

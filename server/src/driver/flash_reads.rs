@@ -1,12 +1,15 @@
 //! Threads that read flash for the tokio driver, which has no asynchronous reads of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use cache::{Device, FlashRead, Page};
 use crossbeam_channel::{Sender, unbounded};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::{READ_MAX, READS_LOOK};
 use crate::session::{Slot, Wanted};
 
 /// Reads under way at once: enough to keep an SSD busy, few enough to cost nothing when idle.
@@ -19,54 +22,104 @@ pub(crate) struct Arrived {
     pub(crate) pages: Option<Vec<Page>>,
 }
 
+/// A read that is under way: whoever takes it answers it, the thread that reads or the one that watches.
+type Pending = Arc<Mutex<Option<FlashRead>>>;
+
 struct Job {
-    wanted: Wanted,
+    slot: Slot,
+    pending: Pending,
     to: UnboundedSender<Arrived>,
 }
 
-/// A pool of reading threads. They end when it is dropped.
+/// A job as the watcher sees it.
+struct Watched {
+    begun: Instant,
+    slot: Slot,
+    pending: Pending,
+    to: UnboundedSender<Arrived>,
+}
+
+/// A pool of reading threads. They end when it is dropped; those that hang are left to themselves.
 pub(crate) struct FlashReads {
     jobs: Option<Sender<Job>>,
-    threads: Vec<JoinHandle<()>>,
+    /// Each of the threads has one more of it.
+    alive: Arc<()>,
+    watched: Arc<Mutex<VecDeque<Watched>>>,
 }
 
 impl FlashReads {
     pub(crate) fn start(device: &Arc<dyn Device>) -> std::io::Result<FlashReads> {
         let (jobs, queue) = unbounded::<Job>();
-        let threads = (0..THREADS)
-            .map(|n| {
-                let (queue, device) = (queue.clone(), Arc::clone(device));
-                std::thread::Builder::new().name(format!("flash-{n}")).spawn(move || {
-                    for job in queue {
-                        perform(&*device, job);
-                    }
-                })
-            })
-            .collect::<std::io::Result<_>>()?;
-        Ok(FlashReads { jobs: Some(jobs), threads })
+        let alive = Arc::new(());
+        for n in 0..THREADS {
+            let (queue, device, alive) = (queue.clone(), Arc::clone(device), Arc::clone(&alive));
+            std::thread::Builder::new().name(format!("flash-{n}")).spawn(move || {
+                for job in queue {
+                    perform(&*device, &job);
+                }
+                drop((device, alive));
+            })?;
+        }
+        let watched = Arc::default();
+        let watching = Arc::downgrade(&watched);
+        std::thread::Builder::new().name("flash-watch".to_owned()).spawn(move || {
+            while let Some(watched) = watching.upgrade() {
+                give_up(&watched);
+                drop(watched);
+                std::thread::sleep(READS_LOOK);
+            }
+        })?;
+        Ok(FlashReads { jobs: Some(jobs), alive, watched })
     }
 
     /// Reads what is wanted and sends it to `to`. How many reads wait is bounded by the connections.
     pub(crate) fn submit(&self, wanted: Wanted, to: UnboundedSender<Arrived>) {
+        let Wanted { slot, read } = wanted;
+        let pending = Arc::new(Mutex::new(Some(read)));
+        {
+            let mut watched = self.watched.lock();
+            while watched.front().is_some_and(|oldest| oldest.pending.lock().is_none()) {
+                watched.pop_front();
+            }
+            watched.push_back(Watched { begun: Instant::now(), slot, pending: Arc::clone(&pending), to: to.clone() });
+        }
         let jobs = self.jobs.as_ref().expect("the pool lives until it is dropped");
         // the threads end only with the pool, so the job is always taken
-        let _ = jobs.send(Job { wanted, to });
+        let _ = jobs.send(Job { slot, pending, to });
     }
-}
-
-fn perform(device: &dyn Device, job: Job) {
-    let Wanted { slot, read } = job.wanted;
-    let mut pages = vec![Page::ZERO; read.pages()];
-    let pages = device.read(read.at(), &mut pages).is_ok().then_some(pages);
-    // the connection may be gone by now
-    let _ = job.to.send(Arrived { slot, read, pages });
 }
 
 impl Drop for FlashReads {
     fn drop(&mut self) {
         self.jobs = None;
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        let began = Instant::now();
+        while Arc::strong_count(&self.alive) > 1 && began.elapsed() < READ_MAX {
+            std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// Answers reads that have taken too long without what they wanted.
+fn give_up(watched: &Mutex<VecDeque<Watched>>) {
+    loop {
+        let overdue = {
+            let mut watched = watched.lock();
+            let is_due = |oldest: &Watched| oldest.begun.elapsed() >= READ_MAX || oldest.pending.lock().is_none();
+            if watched.front().is_some_and(is_due) { watched.pop_front() } else { None }
+        };
+        let Some(Watched { slot, pending, to, .. }) = overdue else { return };
+        if let Some(read) = pending.lock().take() {
+            let _ = to.send(Arrived { slot, read, pages: None });
+        }
+    }
+}
+
+fn perform(device: &dyn Device, job: &Job) {
+    let Some((at, count)) = job.pending.lock().as_ref().map(|read| (read.at(), read.pages())) else { return };
+    let mut pages = vec![Page::ZERO; count];
+    let pages = device.read(at, &mut pages).is_ok().then_some(pages);
+    if let Some(read) = job.pending.lock().take() {
+        // the connection may be gone by now
+        let _ = job.to.send(Arrived { slot: job.slot, read, pages });
     }
 }

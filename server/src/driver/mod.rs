@@ -10,6 +10,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
 use ::tokio::sync::mpsc::UnboundedSender;
 use ::tokio::sync::watch;
@@ -52,7 +53,7 @@ impl Driver {
         if self == Driver::Tokio {
             return Ok(Driver::Tokio);
         }
-        let has_descriptor = device.is_none_or(|device| device.descriptor().is_some());
+        let has_descriptor = device.is_none_or(|device| device.descriptor(0).is_some());
         let usable =
             if has_descriptor { uring::probe() } else { Err(io::Error::other("the flash device has no file")) };
         match usable {
@@ -90,6 +91,11 @@ pub(crate) struct Incoming {
     pub(crate) arrival: Arrival,
     pub(crate) tls: Option<ServerConnection>,
 }
+
+/// Longest time that a request waits for flash: it is answered as if the object were not there after that.
+pub(crate) const READ_MAX: Duration = Duration::from_secs(2);
+/// How often reads that are under way are looked at.
+pub(crate) const READS_LOOK: Duration = Duration::from_millis(250);
 
 /// What a worker works with.
 pub(crate) struct WorkerParts {

@@ -154,6 +154,7 @@ fn receive(context: &Context, wire: &mut Wire, connection: &mut Connection) -> i
 }
 
 fn send(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::Result<()> {
+    context.parts.cache.settle();
     loop {
         let bytes = wire.send(connection.output())?;
         context.parts.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -84,6 +84,7 @@ async fn serve(context: &Context, dialect: Dialect, request: &[u8]) -> Vec<u8> {
         }
     }
     connection.end(&context.parts.cache);
+    context.parts.cache.settle();
     answer
 }
 

@@ -26,7 +26,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::eventfd::EventFd;
 
 use super::wire::Accepted;
-use super::{Handover, Incoming, Worker, WorkerParts};
+use super::{Handover, Incoming, READ_MAX, READS_LOOK, Worker, WorkerParts};
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 use ring::{Answer, Ring, Wait};
@@ -102,8 +102,10 @@ impl Client {
 struct Reading {
     client: u64,
     slot: Slot,
-    read: FlashRead,
+    /// None if it was given up: the kernel may still write to the pages.
+    read: Option<FlashRead>,
     pages: Vec<Page>,
+    begun: Instant,
 }
 
 struct Uring {
@@ -123,6 +125,7 @@ struct Uring {
     stalled: Vec<u64>,
     watching: Vec<u64>,
     looked_for_idle: Instant,
+    looked_at_reads: Instant,
     bytes_read: u64,
     bytes_written: u64,
 }
@@ -149,6 +152,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 stalled: Vec::new(),
                 watching: Vec::new(),
                 looked_for_idle: Instant::now(),
+                looked_at_reads: Instant::now(),
                 bytes_read: 0,
                 bytes_written: 0,
             };
@@ -205,6 +209,7 @@ impl Uring {
             () if !self.ready.is_empty() => Wait::No,
             () if !self.stalled.is_empty() => Wait::For(STALL),
             () if !self.watching.is_empty() => Wait::For(WATCH),
+            () if !self.reads.is_empty() => Wait::For(READS_LOOK),
             () if idle_secs > 0 && !self.clients.is_empty() => Wait::For(IDLE),
             () => Wait::Ever,
         }
@@ -337,15 +342,31 @@ impl Uring {
     }
 
     fn read(&mut self, id: u64, result: i32) {
-        let Some(Reading { client: client_id, slot, read, pages }) = self.reads.remove(id) else { return };
+        let Some(Reading { client: client_id, slot, read, pages, .. }) = self.reads.remove(id) else { return };
         let whole = result >= 0 && result as usize == size_of_val(&pages[..]);
-        if let Some(client) = self.clients.get_mut(client_id) {
+        if let (Some(read), Some(client)) = (read, self.clients.get_mut(client_id)) {
             let pages = whole.then_some(&pages[..]);
             client.connection.complete(&self.parts.cache, &mut self.worker, slot, read, pages);
             self.list(client_id);
         }
         if pages.len() == 1 && self.spare_pages.len() < SPARE_PAGES {
             self.spare_pages.push(pages);
+        }
+    }
+
+    /// Gives up reads that the device does not answer.
+    fn give_up_reads(&mut self) {
+        self.looked_at_reads = Instant::now();
+        for id in self.reads.ids() {
+            let reading = self.reads.get_mut(id).expect("its id was listed");
+            if reading.begun.elapsed() < READ_MAX {
+                continue;
+            }
+            let (client_id, slot, read) = (reading.client, reading.slot, reading.read.take());
+            if let (Some(read), Some(client)) = (read, self.clients.get_mut(client_id)) {
+                client.connection.complete(&self.parts.cache, &mut self.worker, slot, read, None);
+                self.list(client_id);
+            }
         }
     }
 
@@ -359,6 +380,9 @@ impl Uring {
                 client.connection.pump();
                 self.list(id);
             }
+        }
+        if !self.reads.is_empty() && self.looked_at_reads.elapsed() >= READS_LOOK {
+            self.give_up_reads();
         }
         let idle = Duration::from_secs(u64::from(self.parts.server.config.options.idle_secs));
         if !idle.is_zero() && self.looked_for_idle.elapsed() >= IDLE {
@@ -388,10 +412,10 @@ impl Uring {
             for wanted in connection.take_wanted() {
                 let mut pages = self.spare_pages.pop().unwrap_or_default();
                 pages.resize(wanted.read.pages(), Page::ZERO);
-                let at = wanted.read.at();
-                let read = self.reads.insert(Reading { client: id, slot: wanted.slot, read: wanted.read, pages });
-                let file = parts.device.as_ref().and_then(|device| device.descriptor());
-                let file = file.expect("a flash tier with a file was asked for");
+                let file = parts.device.as_ref().and_then(|device| device.descriptor(wanted.read.at()));
+                let (file, at) = file.expect("a flash tier with a file was asked for");
+                let (slot, read) = (wanted.slot, Some(wanted.read));
+                let read = self.reads.insert(Reading { client: id, slot, read, pages, begun: Instant::now() });
                 let pages = &mut self.reads.get_mut(read).expect("it was just put there").pages;
                 // SAFETY: the pages are in the table of reads, untouched and in place, until the answer takes them out.
                 unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
@@ -421,6 +445,7 @@ impl Uring {
             return self.end(id);
         }
         if !client.sending && client.unsent() > 0 && !gathers {
+            self.parts.cache.settle();
             client.sending = true;
             let bytes = client.leaving();
             // SAFETY: bytes that leave stay where they are until they are noted as sent, which the answer does; the client
@@ -478,7 +503,11 @@ impl Uring {
             client.over = true;
             self.end(id)?;
         }
+        let began = Instant::now();
         while !self.clients.is_empty() || !self.reads.is_empty() {
+            if began.elapsed() >= 2 * READ_MAX {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the flash device does not answer"));
+            }
             self.ring.submit(Wait::For(IDLE))?;
             self.ring.take_answers(&mut answers);
             for answer in answers.drain(..).filter(|answer| answer.token % KINDS != WAKE) {

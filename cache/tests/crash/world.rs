@@ -1,7 +1,4 @@
-//! A crash at any moment, and the start after it: what comes back of flash is what was stored last, or nothing (INV-FRESH).
-//!
-//! Processes are killed and machines lose power between any two writes, and in the middle of one. After a loss of power each sector
-//! that was not synced is as it was before or as it was written, at random. Rounds and seed: FLASHARE_CRASH_ROUNDS, FLASHARE_SEED.
+//! A cache over storage that ends, forgets and fails, with one client who knows what every key may hold.
 
 use std::collections::HashMap;
 use std::io::{self, Error, ErrorKind};
@@ -9,54 +6,96 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use cache::{
-    Cache, CacheSettings, Completed, Device, FlashSettings, JournalFile, Lookup, Mode, Needs, Page, Storing, SyncPolicy, Touched,
+    Cache, CacheSettings, Completed, Device, FlashSettings, JournalFile, Lookup, Mode, Needs, Page, Storing,
+    SyncPolicy, Touched,
 };
 use log_memory::mix;
 use parking_lot::Mutex;
 
-const FLASH_BYTES: u64 = 3 << 20;
-const JOURNAL_BYTES: u64 = 96 << 10;
-const SECTOR: usize = 512;
-const KEYS: u64 = 6_000;
+pub(crate) const FLASH_BYTES: u64 = 3 << 20;
+pub(crate) const JOURNAL_BYTES: u64 = 96 << 10;
+pub(crate) const SECTOR: usize = 512;
+pub(crate) const KEYS: u64 = 6_000;
 
 /// Writes that are left before the end; what comes after has no effect.
 #[derive(Clone)]
-struct Fuse(Arc<AtomicI64>);
+pub(crate) struct Fuse(pub(crate) Arc<AtomicI64>);
 
 impl Fuse {
-    fn burn(&self) -> i64 {
+    pub(crate) fn burn(&self) -> i64 {
         self.0.fetch_sub(1, Ordering::Relaxed)
     }
 
-    fn is_out(&self) -> bool {
+    pub(crate) fn is_out(&self) -> bool {
         self.0.load(Ordering::Relaxed) <= 0
     }
 }
 
+/// What can go wrong with a device, each once in so many calls; 0 for never.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ills {
+    pub(crate) dice: u64,
+    /// A read or write ends in an error.
+    pub(crate) errors: u64,
+    /// A read brings, or a write leaves, one bit that is wrong.
+    pub(crate) flips: u64,
+    /// A write is cut off, and says so.
+    pub(crate) torn: u64,
+    /// A write says that it went well, and did nothing.
+    pub(crate) lost: u64,
+    /// The device is gone, for so many calls.
+    pub(crate) gone: u64,
+    pub(crate) gone_for: u64,
+}
+
+impl Ills {
+    fn roll(&mut self, one_in: u64) -> bool {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        one_in > 0 && mix(self.dice).is_multiple_of(one_in)
+    }
+
+    /// Whether this call ends in an error.
+    fn fails(&mut self) -> bool {
+        if self.gone_for > 0 {
+            self.gone_for -= 1;
+            return true;
+        }
+        if self.roll(self.gone) {
+            self.gone_for = 40;
+        }
+        self.roll(self.errors)
+    }
+}
+
+fn ill() -> Error {
+    Error::new(ErrorKind::Other, "the device is ill")
+}
+
 /// Storage that knows what was synced.
-struct Media {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
+pub(crate) struct Media {
+    pub(crate) seen: Vec<u8>,
+    pub(crate) durable: Vec<u8>,
     /// Sectors that were written since the last sync.
-    dirty: Vec<bool>,
+    pub(crate) dirty: Vec<bool>,
 }
 
 #[derive(Clone)]
-struct Disk {
-    media: Arc<Mutex<Media>>,
-    fuse: Fuse,
+pub(crate) struct Disk {
+    pub(crate) media: Arc<Mutex<Media>>,
+    pub(crate) fuse: Fuse,
     /// A write that the end comes in the middle of is cut off.
-    tears: bool,
+    pub(crate) tears: bool,
+    pub(crate) ills: Arc<Mutex<Ills>>,
 }
 
 impl Disk {
-    fn new(bytes: u64, fuse: &Fuse, tears: bool) -> Disk {
+    pub(crate) fn new(bytes: u64, fuse: &Fuse, tears: bool) -> Disk {
         let bytes = bytes as usize;
         let media = Media { seen: vec![0; bytes], durable: vec![0; bytes], dirty: vec![false; bytes.div_ceil(SECTOR)] };
-        Disk { media: Arc::new(Mutex::new(media)), fuse: fuse.clone(), tears }
+        Disk { media: Arc::new(Mutex::new(media)), fuse: fuse.clone(), tears, ills: Arc::default() }
     }
 
-    fn put(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let left = self.fuse.burn();
         let len = match left {
             2.. => bytes.len(),
@@ -66,6 +105,9 @@ impl Disk {
         };
         let mut media = self.media.lock();
         let at = at as usize;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         media.seen[at..at + len].copy_from_slice(&bytes[..len]);
         if len > 0 {
             media.dirty[at / SECTOR..=(at + len - 1) / SECTOR].fill(true);
@@ -73,14 +115,14 @@ impl Disk {
         if left > 1 { Ok(()) } else { Err(Error::new(ErrorKind::BrokenPipe, "the end")) }
     }
 
-    fn get(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn get(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         let media = self.media.lock();
         let from = media.seen.get(at as usize..at as usize + bytes.len());
         bytes.copy_from_slice(from.ok_or_else(|| Error::new(ErrorKind::UnexpectedEof, "beyond the end"))?);
         Ok(())
     }
 
-    fn make_durable(&self) -> io::Result<()> {
+    pub(crate) fn make_durable(&self) -> io::Result<()> {
         if self.fuse.is_out() {
             return Err(Error::new(ErrorKind::BrokenPipe, "the end"));
         }
@@ -93,7 +135,7 @@ impl Disk {
         Ok(())
     }
 
-    fn lose_power(&self, seed: u64) {
+    pub(crate) fn lose_power(&self, seed: u64) {
         let Media { seen, durable, dirty } = &mut *self.media.lock();
         for (sector, dirty) in dirty.iter_mut().enumerate().filter(|(_, dirty)| **dirty) {
             let range = sector * SECTOR..((sector + 1) * SECTOR).min(seen.len());
@@ -109,13 +151,42 @@ impl Disk {
     }
 }
 
+fn flip(pages: &mut [Page], dice: u64) {
+    let at = mix(dice) as usize % size_of_val(pages);
+    pages[at / cache::PAGE_BYTES].0[at % cache::PAGE_BYTES] ^= 1 << (dice >> 60 & 7);
+}
+
 impl Device for Disk {
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()> {
-        self.get(at, bytemuck::cast_slice_mut(pages))
+        let ills = &mut *self.ills.lock();
+        if ills.fails() {
+            return Err(ill());
+        }
+        self.get(at, bytemuck::cast_slice_mut(pages))?;
+        if ills.roll(ills.flips) {
+            flip(pages, ills.dice);
+        }
+        Ok(())
     }
 
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
-        self.put(at, bytemuck::cast_slice(pages))
+        let ills = &mut *self.ills.lock();
+        let mut pages = pages.to_vec();
+        if ills.fails() {
+            return Err(ill());
+        }
+        if ills.roll(ills.torn) {
+            let part = mix(ills.dice) as usize % pages.len();
+            self.put(at, bytemuck::cast_slice(&pages[..part]))?;
+            return Err(ill());
+        }
+        if ills.roll(ills.lost) {
+            return Ok(());
+        }
+        if ills.roll(ills.flips) {
+            flip(&mut pages, ills.dice);
+        }
+        self.put(at, bytemuck::cast_slice(&pages))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -149,7 +220,7 @@ impl JournalFile for Disk {
     }
 }
 
-fn settings(seed: u64) -> CacheSettings {
+pub(crate) fn settings(seed: u64) -> CacheSettings {
     let mut settings = CacheSettings::for_memory(2 << 20);
     settings.flash = Some(FlashSettings { segment_bytes: Some(64 << 10), ..FlashSettings::for_bytes(FLASH_BYTES) });
     settings.admission = "all".parse().unwrap();
@@ -159,36 +230,36 @@ fn settings(seed: u64) -> CacheSettings {
 
 /// What a key may hold: the number of the store that put it there, and when it expires; None if it may hold nothing at all. After a
 /// change that was not answered both the old and the new are right.
-type Allowed = Vec<(u64, u32)>;
+pub(crate) type Allowed = Vec<(u64, u32)>;
 
-struct World {
-    dice: u64,
+pub(crate) struct World {
+    pub(crate) dice: u64,
     /// Seconds.
-    now: u32,
-    latest: u32,
-    stores: u64,
-    keys: HashMap<u64, Allowed>,
-    highest_unique: u64,
-    fuse: Fuse,
-    flash: Disk,
-    journal: Disk,
-    policy: SyncPolicy,
-    nonce: u64,
+    pub(crate) now: u32,
+    pub(crate) latest: u32,
+    pub(crate) stores: u64,
+    pub(crate) keys: HashMap<u64, Allowed>,
+    pub(crate) highest_unique: u64,
+    pub(crate) fuse: Fuse,
+    pub(crate) flash: Disk,
+    pub(crate) journal: Disk,
+    pub(crate) policy: SyncPolicy,
+    pub(crate) nonce: u64,
     /// Keys that lay on flash when a life began and when the one before ended.
-    found: u64,
-    sought: u64,
-    on_flash: Vec<u64>,
-    refused: u64,
+    pub(crate) found: u64,
+    pub(crate) sought: u64,
+    pub(crate) on_flash: Vec<u64>,
+    pub(crate) refused: u64,
 }
 
-fn value_of(key: u64, store: u64) -> Vec<u8> {
+pub(crate) fn value_of(key: u64, store: u64) -> Vec<u8> {
     let len = 50 + mix(key ^ mix(store)) as usize % 1_500;
     let mut value = format!("{key} {store} ").into_bytes();
     value.resize(len.max(value.len()), b'.');
     value
 }
 
-fn store_of(key: u64, value: &[u8]) -> u64 {
+pub(crate) fn store_of(key: u64, value: &[u8]) -> u64 {
     let text = std::str::from_utf8(value).expect("a value is text");
     let mut words = text.split(' ');
     assert_eq!(words.next(), Some(key.to_string().as_str()), "the value of another key");
@@ -198,7 +269,7 @@ fn store_of(key: u64, value: &[u8]) -> u64 {
 }
 
 impl World {
-    fn new(seed: u64, policy: SyncPolicy) -> World {
+    pub(crate) fn new(seed: u64, policy: SyncPolicy) -> World {
         let fuse = Fuse(Arc::new(AtomicI64::new(i64::MAX)));
         World {
             dice: seed,
@@ -219,12 +290,12 @@ impl World {
         }
     }
 
-    fn roll(&mut self, below: u64) -> u64 {
+    pub(crate) fn roll(&mut self, below: u64) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.dice) % below
     }
 
-    fn get(&self, cache: &Cache, worker: &mut cache::Worker, key: u64) -> Option<(Vec<u8>, u64)> {
+    pub(crate) fn get(&self, cache: &Cache, worker: &mut cache::Worker, key: u64) -> Option<(Vec<u8>, u64)> {
         let mut turn = cache.turn(worker);
         let mut wanted = match turn.get(0, format!("key{key}").as_bytes()) {
             Lookup::Hit(object) => return Some((object.value().collect::<Vec<_>>().concat(), object.unique())),
@@ -234,8 +305,8 @@ impl World {
         };
         loop {
             let mut pages = vec![Page::ZERO; wanted.pages()];
-            Device::read(&self.flash, wanted.at(), &mut pages).unwrap();
-            match turn.complete(wanted, Some(&pages)) {
+            let read = Device::read(&self.flash, wanted.at(), &mut pages);
+            match turn.complete(wanted, read.is_ok().then_some(&pages[..])) {
                 Completed::Again(next) => wanted = next,
                 Completed::Hit(object) => return Some((object.value, object.unique)),
                 Completed::Miss => return None,
@@ -244,7 +315,7 @@ impl World {
     }
 
     /// Reads a key and judges what comes.
-    fn check(&mut self, cache: &Cache, worker: &mut cache::Worker, key: u64) -> bool {
+    pub(crate) fn check(&mut self, cache: &Cache, worker: &mut cache::Worker, key: u64) -> bool {
         let Some((value, unique)) = self.get(cache, worker, key) else { return false };
         let store = store_of(key, &value);
         let allowed = self.keys.entry(key).or_default();
@@ -284,7 +355,7 @@ impl World {
     }
 
     /// One change or read, answered or not.
-    fn act(&mut self, cache: &Cache, worker: &mut cache::Worker, background: &mut cache::Background) {
+    pub(crate) fn act(&mut self, cache: &Cache, worker: &mut cache::Worker, background: &mut cache::Background) {
         let key = self.roll(KEYS);
         let name = format!("key{key}");
         let dice = self.roll(1000);
@@ -345,9 +416,8 @@ impl World {
         }
     }
 
-    fn start(&mut self, boot: u64) -> Cache {
-        let recovered =
-            Cache::recover(settings(7), &self.flash, Box::new(self.journal.clone()), self.policy, boot);
+    pub(crate) fn start(&mut self, boot: u64) -> Cache {
+        let recovered = Cache::recover(settings(7), &self.flash, Box::new(self.journal.clone()), self.policy, boot);
         let cache = match recovered {
             Ok(cache) => cache,
             Err(_) => {
@@ -373,11 +443,11 @@ impl World {
     }
 
     /// Counts what of the last life's flash comes back, in a cache of its own: nothing it does is seen.
-    fn weigh(&mut self, boot: u64) {
+    pub(crate) fn weigh(&mut self, boot: u64) {
         let copy = |disk: &Disk| {
             let media = disk.media.lock();
             let media = Media { seen: media.seen.clone(), durable: media.durable.clone(), dirty: media.dirty.clone() };
-            Disk { media: Arc::new(Mutex::new(media)), fuse: disk.fuse.clone(), tears: false }
+            Disk { media: Arc::new(Mutex::new(media)), fuse: disk.fuse.clone(), tears: false, ills: Arc::default() }
         };
         let (flash, journal) = (copy(&self.flash), copy(&self.journal));
         let Ok(cache) = Cache::recover(settings(7), &flash, Box::new(journal), self.policy, boot) else { return };
@@ -391,7 +461,7 @@ impl World {
         self.found += self.on_flash.iter().filter(came).count() as u64;
     }
 
-    fn live(&mut self, boot: u64, lose_power: bool) {
+    pub(crate) fn live(&mut self, boot: u64, lose_power: bool) {
         self.weigh(boot);
         let cache = self.start(boot);
         let (mut worker, mut background) = (cache.worker(), cache.background());
@@ -410,7 +480,8 @@ impl World {
         while !self.fuse.is_out() {
             self.act(&cache, &mut worker, &mut background);
         }
-        let is_on_flash = |turn: &cache::Turn<'_>, key: &u64| turn.whereabouts(0, format!("key{key}").as_bytes()) == (false, true);
+        let is_on_flash =
+            |turn: &cache::Turn<'_>, key: &u64| turn.whereabouts(0, format!("key{key}").as_bytes()) == (false, true);
         self.on_flash = (0..KEYS).filter(|key| is_on_flash(&cache.turn(&mut worker), key)).collect();
         if lose_power {
             let seed = self.roll(u64::MAX);
@@ -421,77 +492,7 @@ impl World {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
+/// A number from the environment.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn rounds(policy: SyncPolicy, powers: bool) -> World {
-    let mut world = World::new(number("FLASHARE_SEED", 1), policy);
-    let mut boot = 1;
-    for _ in 0..number("FLASHARE_CRASH_ROUNDS", 100) {
-        let loses = powers && world.roll(2) == 0;
-        world.live(boot, loses);
-        boot += u64::from(loses);
-    }
-    let share = world.found * 100 / world.sought.max(1);
-    println!("of what lay on flash {share} % came back; {} starts began empty", world.refused);
-    world
-}
-
-#[test]
-fn killed_at_any_moment_nothing_stale_comes_back() {
-    let world = rounds(SyncPolicy::Os, false);
-    assert_eq!(world.refused, 0, "the journal was not believed");
-    assert!(world.found * 10 > world.sought * 7, "of {} came back {}", world.sought, world.found);
-}
-
-#[test]
-fn without_power_at_any_moment_nothing_stale_comes_back() {
-    let world = rounds(SyncPolicy::Always, true);
-    assert_eq!(world.refused, 0, "the journal was not believed");
-    assert!(world.found * 10 > world.sought * 7, "of {} came back {}", world.sought, world.found);
-}
-
-#[test]
-fn a_journal_that_was_not_synced_is_not_believed_after_a_loss_of_power() {
-    let mut world = World::new(3, SyncPolicy::Os);
-    world.live(1, false);
-    let refused = Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 2);
-    assert!(refused.err().unwrap().to_string().contains("restarted"));
-    assert!(Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1).is_ok());
-}
-
-/// Whatever is flipped, cut or blanked in the journal: nothing stale comes back.
-#[test]
-fn a_damaged_journal_is_refused_or_what_it_vouches_for_is_right() {
-    let mut world = World::new(5, SyncPolicy::Os);
-    (0..6).for_each(|_| world.live(1, false));
-    let (flash, journal) = (world.flash.media.lock().seen.clone(), world.journal.media.lock().seen.clone());
-    let (mut refused, mut came) = (0, 0);
-    for n in 0..200u64 {
-        world.flash.media.lock().seen.copy_from_slice(&flash);
-        let mut damaged = journal.clone();
-        let at = mix(n) as usize % damaged.len();
-        match n % 4 {
-            0 => damaged[at] ^= 1 << (n / 4 % 8),
-            1 => damaged[at / 4096 * 4096..][..4096].fill(0),
-            2 => damaged[at..].fill(0),
-            _ => damaged[at / 512 * 512..][..512].iter_mut().enumerate().for_each(|(at, byte)| *byte = mix(n ^ at as u64) as u8),
-        }
-        world.journal.media.lock().seen.copy_from_slice(&damaged);
-        match Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1) {
-            Err(_) => refused += 1,
-            Ok(cache) => {
-                cache.advance(cache.begin_at(world.now.max(cache.now())));
-                let (mut worker, mut background) = (cache.worker(), cache.background());
-                while cache.is_recovering() {
-                    cache.step(&mut background, Some(&world.flash));
-                }
-                for key in 0..KEYS {
-                    came += u32::from(world.check(&cache, &mut worker, key));
-                }
-            }
-        }
-    }
-    assert!(refused > 20 && came > 1000, "{refused} refused, {came} keys came back");
 }

@@ -1,0 +1,85 @@
+//! A crash at any moment, and the start after it: what comes back of flash is what was stored last, or nothing (INV-FRESH).
+//!
+//! Processes are killed and machines lose power between any two writes, and in the middle of one. After a loss of power each sector
+//! that was not synced is as it was before or as it was written, at random. Rounds and seed: FLASHARE_CRASH_ROUNDS, FLASHARE_SEED.
+
+mod faults;
+mod world;
+
+use cache::{Cache, SyncPolicy};
+use log_memory::mix;
+use world::{KEYS, World, number, settings};
+
+fn rounds(policy: SyncPolicy, powers: bool) -> World {
+    let mut world = World::new(number("FLASHARE_SEED", 1), policy);
+    let mut boot = 1;
+    for _ in 0..number("FLASHARE_CRASH_ROUNDS", 100) {
+        let loses = powers && world.roll(2) == 0;
+        world.live(boot, loses);
+        boot += u64::from(loses);
+    }
+    let share = world.found * 100 / world.sought.max(1);
+    println!("of what lay on flash {share} % came back; {} starts began empty", world.refused);
+    world
+}
+
+#[test]
+fn killed_at_any_moment_nothing_stale_comes_back() {
+    let world = rounds(SyncPolicy::Os, false);
+    assert_eq!(world.refused, 0, "the journal was not believed");
+    assert!(world.found * 10 > world.sought * 7, "of {} came back {}", world.sought, world.found);
+}
+
+#[test]
+fn without_power_at_any_moment_nothing_stale_comes_back() {
+    let world = rounds(SyncPolicy::Always, true);
+    assert_eq!(world.refused, 0, "the journal was not believed");
+    assert!(world.found * 10 > world.sought * 7, "of {} came back {}", world.sought, world.found);
+}
+
+#[test]
+fn a_journal_that_was_not_synced_is_not_believed_after_a_loss_of_power() {
+    let mut world = World::new(3, SyncPolicy::Os);
+    world.live(1, false);
+    let refused = Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 2);
+    assert!(refused.err().unwrap().to_string().contains("restarted"));
+    assert!(Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1).is_ok());
+}
+
+/// Whatever is flipped, cut or blanked in the journal: nothing stale comes back.
+#[test]
+fn a_damaged_journal_is_refused_or_what_it_vouches_for_is_right() {
+    let mut world = World::new(5, SyncPolicy::Os);
+    (0..6).for_each(|_| world.live(1, false));
+    let (flash, journal) = (world.flash.media.lock().seen.clone(), world.journal.media.lock().seen.clone());
+    let (mut refused, mut came) = (0, 0);
+    for n in 0..200u64 {
+        world.flash.media.lock().seen.copy_from_slice(&flash);
+        let mut damaged = journal.clone();
+        let at = mix(n) as usize % damaged.len();
+        match n % 4 {
+            0 => damaged[at] ^= 1 << (n / 4 % 8),
+            1 => damaged[at / 4096 * 4096..][..4096].fill(0),
+            2 => damaged[at..].fill(0),
+            _ => damaged[at / 512 * 512..][..512]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(at, byte)| *byte = mix(n ^ at as u64) as u8),
+        }
+        world.journal.media.lock().seen.copy_from_slice(&damaged);
+        match Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1) {
+            Err(_) => refused += 1,
+            Ok(cache) => {
+                cache.advance(cache.begin_at(world.now.max(cache.now())));
+                let (mut worker, mut background) = (cache.worker(), cache.background());
+                while cache.is_recovering() {
+                    cache.step(&mut background, Some(&world.flash));
+                }
+                for key in 0..KEYS {
+                    came += u32::from(world.check(&cache, &mut worker, key));
+                }
+            }
+        }
+    }
+    assert!(refused > 20 && came > 1000, "{refused} refused, {came} keys came back");
+}

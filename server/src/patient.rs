@@ -1,0 +1,170 @@
+//! Flash for the background thread, which must not hang when a device does: reads and writes are done by threads of their own, and
+//! given up after a while. A thread that hangs is left to itself until its device answers.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cache::{Cache, Device, FlashSegmentId, Page, SegmentWriter, WriteIntent};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+/// Longest time that a segment's read or write may take.
+const SEGMENT_MAX: Duration = Duration::from_secs(5);
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the device does not answer")
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that does what may hang. Where one hangs another takes its place.
+struct Helper {
+    jobs: Sender<Job>,
+    _thread: JoinHandle<()>,
+}
+
+impl Helper {
+    fn start() -> io::Result<Helper> {
+        let (jobs, queue) = bounded::<Job>(1);
+        let thread =
+            std::thread::Builder::new().name("flash-io".to_owned()).spawn(move || queue.iter().for_each(|job| job()));
+        Ok(Helper { jobs, _thread: thread? })
+    }
+
+    /// Has something done; what it returns comes through the channel.
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+        let (done, result) = bounded(1);
+        let job = Box::new(move || {
+            let _ = done.send(work()); // nobody may wait for it any more
+        });
+        self.jobs.try_send(job).map_err(|_| timed_out())?;
+        Ok(result)
+    }
+}
+
+/// A device whose calls end in time.
+pub(crate) struct PatientDevice {
+    device: Arc<dyn Device>,
+    helper: parking_lot::Mutex<Helper>,
+}
+
+impl PatientDevice {
+    pub(crate) fn new(device: Arc<dyn Device>) -> io::Result<PatientDevice> {
+        Ok(PatientDevice { device, helper: parking_lot::Mutex::new(Helper::start()?) })
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Device) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let mut helper = self.helper.lock();
+        let device = Arc::clone(&self.device);
+        let result = helper.run(move || work(&*device))?;
+        match result.recv_timeout(SEGMENT_MAX) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                *helper = Helper::start()?; // that one hangs
+                Err(timed_out())
+            }
+        }
+    }
+}
+
+impl Device for PatientDevice {
+    fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()> {
+        let count = pages.len();
+        let read = self.run(move |device| {
+            let mut pages = vec![Page::ZERO; count];
+            device.read(at, &mut pages).map(|()| pages)
+        });
+        pages.copy_from_slice(&read?);
+        Ok(())
+    }
+
+    fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
+        let pages = pages.to_vec();
+        self.run(move |device| device.write(at, &pages))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.run(|device| device.sync())
+    }
+
+    fn discard(&self, at: u64, bytes: u64) -> io::Result<bool> {
+        self.run(move |device| device.discard(at, bytes))
+    }
+
+    fn first_pages(&self) -> Vec<u64> {
+        self.device.first_pages()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.device.bytes()
+    }
+}
+
+/// A segment on its way.
+struct Writing {
+    segment: FlashSegmentId,
+    until: Instant,
+    result: Option<Receiver<bool>>,
+}
+
+/// Writes one segment at a time, beside the cleaner.
+pub(crate) struct PatientWriter {
+    cache: Arc<Cache>,
+    device: Arc<dyn Device>,
+    helper: io::Result<Helper>,
+    writing: Option<Writing>,
+    ended: Option<(FlashSegmentId, bool)>,
+}
+
+impl PatientWriter {
+    pub(crate) fn new(cache: &Arc<Cache>, device: Arc<dyn Device>) -> PatientWriter {
+        PatientWriter { cache: Arc::clone(cache), device, helper: Helper::start(), writing: None, ended: None }
+    }
+
+    /// Takes what has come; after `patience` what has taken too long has failed.
+    fn look(&mut self, patience: Duration) {
+        let Some(Writing { segment, until, result }) = &self.writing else { return };
+        let arrived = match result {
+            Some(result) => result.recv_timeout(patience).map_err(|error| error == RecvTimeoutError::Disconnected),
+            None => Err(true), // it could not be begun
+        };
+        let ok = match arrived {
+            Ok(ok) => ok,
+            Err(broken) if broken || Instant::now() >= *until => {
+                self.helper = Helper::start(); // that one hangs
+                false
+            }
+            Err(_) => return,
+        };
+        self.ended = Some((*segment, ok));
+        self.writing = None;
+    }
+}
+
+impl SegmentWriter for PatientWriter {
+    fn begin(&mut self, intent: WriteIntent) {
+        let (cache, device) = (Arc::clone(&self.cache), Arc::clone(&self.device));
+        let segment = intent.segment;
+        let result = self
+            .helper
+            .as_ref()
+            .ok()
+            .and_then(|helper| helper.run(move || cache.write_segment(&*device, &intent)).ok());
+        self.writing = Some(Writing { segment, until: Instant::now() + SEGMENT_MAX, result });
+    }
+
+    fn finished(&mut self) -> Option<(FlashSegmentId, bool)> {
+        self.look(Duration::ZERO);
+        self.ended.take()
+    }
+
+    fn wait(&mut self) {
+        if let Some(writing) = &self.writing {
+            self.look(writing.until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
