@@ -415,8 +415,9 @@ impl FlashStore {
         if record_bytes.div_ceil(PAGE_BYTES) > self.segment_pages / 2 {
             return Placed::TooLarge;
         }
+        (open.offers, open.offered_bytes) = (open.offers + 1, open.offered_bytes + record_bytes);
         let Some(spot) = open.packing.place(hash, record_bytes, &self.layout) else {
-            open.refused_bytes += record_bytes;
+            open.refused += 1;
             return Placed::Refused;
         };
         let seed = PageSeed::new(self.secret, open.sequence, spot.page as u32);
@@ -460,7 +461,9 @@ impl FlashStore {
                 pages: vec![Page::ZERO; self.segment_pages],
                 packing: Packing::new(self.segment_pages),
                 records: 0,
-                refused_bytes: 0,
+                offers: 0,
+                offered_bytes: 0,
+                refused: 0,
             });
         }
         lives.open.as_mut()
@@ -473,7 +476,9 @@ impl FlashStore {
 
     fn is_full(&self, open: &OpenSegment) -> bool {
         let bytes = self.segment_bytes();
-        open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || open.refused_bytes >= bytes
+        // counted as records of middling size: that large ones find no place says nothing about small ones
+        let refused_bytes = open.refused * (open.offered_bytes / open.offers.max(1));
+        open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || refused_bytes >= bytes
     }
 
     /// Seals the open segment. It stays readable from DRAM until [`FlashStore::written`] is called.

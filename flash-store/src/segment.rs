@@ -46,8 +46,11 @@ pub(crate) struct OpenSegment {
     pub(crate) pages: Vec<Page>,
     pub(crate) packing: Packing,
     pub(crate) records: u32,
-    /// Bytes of records that found no place in it.
-    pub(crate) refused_bytes: usize,
+    /// Records that were offered to it, and their bytes.
+    pub(crate) offers: usize,
+    pub(crate) offered_bytes: usize,
+    /// Records that found no place in it.
+    pub(crate) refused: usize,
 }
 
 /// Which segments are in which state.

@@ -66,7 +66,8 @@ impl Device for JoinedDevice {
 
     fn sync(&self) -> io::Result<()> {
         // one that fails must not keep the others from it
-        self.runs.iter().map(|run| run.device.sync()).fold(Ok(()), |all, one| all.and(one))
+        let synced: Vec<io::Result<()>> = self.runs.iter().map(|run| run.device.sync()).collect();
+        synced.into_iter().collect()
     }
 
     fn discard(&self, at: u64, bytes: u64) -> io::Result<bool> {
