@@ -31,6 +31,10 @@ expect "reservations add up to .* more than the memory" "${server[@]}" --no-flas
 expect "No such file" "${server[@]}" --config "$scratch/missing.toml"
 expect "is a directory" "${server[@]}" --flash "$scratch:64MiB"
 expect "holds data that is not flashare's" "${server[@]}" --flash "$scratch/foreign:64MiB"
+expect "is named twice" "${server[@]}" --flash "$scratch/y:64MiB" --flash "$scratch/y:64MiB"
+expect "take clean, crash or never" "${server[@]}" --restart perhaps
+expect "take os, always" "${server[@]}" --journal-sync often
+expect "take 128KiB or more" "${server[@]}" --restart crash --flash "$scratch/y:64MiB" --flash-journal 1KiB
 expect "write PATH:SIZE" "${server[@]}" --flash "$scratch/x"
 expect "is no unit" "${server[@]}" --flash "$scratch/x:5parsecs"
 expect "at most half of -m" "${server[@]}" -m 4 -I 128m

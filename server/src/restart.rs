@@ -255,7 +255,7 @@ pub(crate) fn disown_journal(cache: &Cache, device: &dyn Device) {
     match mark(cache, device, 0, 0) {
         Ok(()) => eprintln!("flashare: the journal cannot be written: after a crash flash will start empty"),
         Err(error) => {
-            eprintln!("flashare: neither journal nor flash can be written: remove the journal by hand: {error:#}")
+            eprintln!("flashare: neither journal nor flash can be written: remove the journal by hand: {error:#}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a run measured: a table for people, JSON for programs, one set of names for both.
 
+use crate::simulate::FtlFigures;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -189,6 +190,9 @@ pub struct Report {
     /// What the machine saw of the server, where it could be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerCost>,
+    /// What a modelled SSD made of its writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ftl: Option<FtlFigures>,
     /// Each tenant.
     pub tenants: BTreeMap<String, Figures>,
     /// Windows of the run.
@@ -239,6 +243,15 @@ impl Report {
         );
         if self.warmup_requests > 0 {
             println!("counted after {} requests of warm-up", self.warmup_requests);
+        }
+        if let Some(ftl) = &self.ftl {
+            println!(
+                "the SSD ({} % spare, erase blocks of {} KiB) writes {:.3} bytes to its cells for each of ours; for random 4 KiB writes {:.2}",
+                ftl.spare_percent,
+                ftl.erase_block_bytes >> 10,
+                ftl.amplification,
+                ftl.random_amplification
+            );
         }
         if let Some(latency) = &self.latency_us {
             println!(

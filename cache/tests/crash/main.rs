@@ -3,6 +3,7 @@
 //! Processes are killed and machines lose power between any two writes, and in the middle of one. After a loss of power each sector
 //! that was not synced is as it was before or as it was written, at random. Rounds and seed: FLASHARE_CRASH_ROUNDS, FLASHARE_SEED.
 
+mod damage;
 mod faults;
 mod world;
 
@@ -82,4 +83,19 @@ fn a_damaged_journal_is_refused_or_what_it_vouches_for_is_right() {
         }
     }
     assert!(refused > 20 && came > 1000, "{refused} refused, {came} keys came back");
+}
+
+#[test]
+fn damaged_flash_brings_back_what_is_provably_right() {
+    let whole = damage::survive(&[]).expect("what a crash leaves is believed");
+    assert!(whole > 500, "{whole} keys came back");
+    let (mut refused, mut came) = (0, 0);
+    for n in 0..300u64 {
+        let orders: Vec<u8> = (0..1 + n % 4).flat_map(|step| mix(n << 8 | step).to_le_bytes()).collect();
+        match damage::survive(&orders) {
+            Some(keys) => came += keys,
+            None => refused += 1,
+        }
+    }
+    assert!(refused > 20 && came > 50 * whole, "{refused} refused, {came} keys came back");
 }

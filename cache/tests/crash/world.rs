@@ -68,7 +68,7 @@ impl Ills {
 }
 
 fn ill() -> Error {
-    Error::new(ErrorKind::Other, "the device is ill")
+    Error::other("the device is ill")
 }
 
 /// Storage that knows what was synced.

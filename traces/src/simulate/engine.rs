@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use cache::{Background, Cache, Completed, Count, Lookup, MemoryDevice, Mode, Needs, Page, Stored, Storing, Worker};
+use cache::{Background, Cache, Completed, Count, Device, Lookup, Mode, Needs, Page, Stored, Storing, Worker};
 
 use crate::event::{Event, Kind, wire_key};
 use crate::figures::{Figures, Moment, Report};
@@ -18,7 +18,7 @@ const REQUESTS_A_TRAINING: u64 = 10_000;
 
 pub(super) struct Simulation<'c> {
     cache: &'c Cache,
-    device: &'c MemoryDevice,
+    device: &'c dyn Device,
     worker: Worker,
     background: Background,
     values: Values,
@@ -46,7 +46,7 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    pub(super) fn new(cache: &'c Cache, device: &'c MemoryDevice, verify_all: bool) -> Simulation<'c> {
+    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool) -> Simulation<'c> {
         Simulation {
             cache,
             device,
@@ -224,9 +224,9 @@ impl<'c> Simulation<'c> {
     }
 }
 
-fn read_pages(device: &MemoryDevice, read: &cache::FlashRead) -> Option<Vec<Page>> {
+fn read_pages(device: &dyn Device, read: &cache::FlashRead) -> Option<Vec<Page>> {
     let mut pages = vec![Page::ZERO; read.pages()];
-    cache::Device::read(device, read.at(), &mut pages).ok().map(|()| pages)
+    device.read(read.at(), &mut pages).ok().map(|()| pages)
 }
 
 impl Values {

@@ -1,6 +1,7 @@
 //! `simulate`: the cache engine in process, in virtual time; one run, or a sweep of settings over all cores.
 
 mod engine;
+mod ftl;
 mod future;
 mod sweep;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, Cache, CacheSettings, MemoryDevice, Rank, Recognition, TenantSpec};
+use cache::{Admission, Cache, CacheSettings, Device, MemoryDevice, Rank, Recognition, TenantSpec};
 use clap::Args;
 use serde::Serialize;
 
@@ -18,6 +19,8 @@ use crate::figures::{Course, Moment, Report, write_json, write_windows};
 use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
 use engine::Simulation;
+pub(crate) use ftl::FtlFigures;
+use ftl::{Drive, FtlDevice};
 use future::Future;
 pub use sweep::Axis;
 
@@ -75,6 +78,15 @@ pub struct Simulate {
     /// Seed of hashes and dice: equal seeds make equal runs
     #[arg(long, default_value_t = 0x5eed)]
     pub seed: u64,
+    /// Model the SSD beneath: what it writes to its cells for our writes, and for as many random ones
+    #[arg(long)]
+    pub ftl: bool,
+    /// The modelled drive's spare part, in percent of what it holds
+    #[arg(long, value_name = "PERCENT", default_value_t = 7.0)]
+    pub ftl_spare: f64,
+    /// Bytes that the modelled drive erases at a time
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    pub ftl_erase_block: String,
     /// Stop after so many requests
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -164,13 +176,15 @@ impl Simulate {
         let settings = self.settings(names)?;
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let cache = Cache::new(settings)?;
-        let device = MemoryDevice::new(flash_bytes);
+        let drive = self.drive(flash_bytes)?.map(FtlDevice::new);
+        let memory = MemoryDevice::new(if drive.is_some() { 0 } else { flash_bytes });
+        let device: &dyn Device = drive.as_ref().map_or(&memory as &dyn Device, |drive| drive);
         let is_oracle = cache.settings().admission == Admission::Oracle;
         let future = is_oracle.then(|| Future::read(self).map(Arc::new)).transpose()?;
         if let Some(future) = &future {
             cache.foresee(future.foresight());
         }
-        let mut simulation = Simulation::new(&cache, &device, self.verify_all);
+        let mut simulation = Simulation::new(&cache, device, self.verify_all);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
@@ -205,9 +219,21 @@ impl Simulate {
         let mut report = simulation.report(&begin, &end, began.elapsed().as_secs_f64());
         report.over_time = course.windows(begin, &end);
         report.settings = self.stated();
+        report.ftl = drive.as_ref().map(FtlDevice::figures);
         report.complete = failed.is_none();
         let failed = failed.map(|error| error.context("the run ended before the trace did"));
         Ok((report, failed))
+    }
+
+    fn drive(&self, bytes: u64) -> Result<Option<Drive>> {
+        if !self.ftl || bytes == 0 {
+            return Ok(None);
+        }
+        let erase_block_bytes = server::parse_size(&self.ftl_erase_block, 1).context("--ftl-erase-block")?;
+        if !(0.0..=1000.0).contains(&self.ftl_spare) || erase_block_bytes < 64 << 10 || erase_block_bytes > bytes {
+            bail!("--ftl: take 0 to 1000 percent to spare, and erase blocks of 64KiB up to the size of the flash");
+        }
+        Ok(Some(Drive { bytes, spare_percent: self.ftl_spare, erase_block_bytes }))
     }
 
     /// The settings that a reader of the figures wants to know.
