@@ -47,6 +47,8 @@ def packing(quick):
         else:
             rows.append(Row(f"packing, {name}: DRAM bytes an object (of few objects; the segment table counts)", f"{found['dram_bytes_an_object']:.3g}", "stated", True))
         rows.append(at_most(f"packing, {name}: reads a hit ({found['pages_a_hit']:.2f} pages)", found["reads_a_hit"], 1.004, "{:.4f}"))
+        rows.append(at_most(f"packing, {name}: share of objects that found no slot", found["entries_lost"], 0.01, "{:.5f}"))
+        rows.append(Row(f"packing, {name}: bytes of those that three segments refused", f"{found['given_up']:.1%}", "stated", True))
         rows.append(at_most(f"packing, {name}: reads a miss", found["reads_a_miss"], 0.01, "{:.4f}"))
         rows.append(exactly(f"packing, {name}: answers for another key", found["wrong"], 0))
     return rows
@@ -101,7 +103,7 @@ def device_writes(quick):
     with scratch() as folder:
         trace, out = pathlib.Path(folder) / "trace.csv.zst", pathlib.Path(folder) / "out.json"
         requests = 1_000_000 if quick else 6_000_000
-        subprocess.run([BIN / "flashare-trace", "synth", "--cluster", "52", "--requests", str(requests), "--seed", "3", "--out", trace], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([BIN / "flashare-trace", "synth", "--cluster", "52", "--requests", str(requests), "--seed", "3", trace], check=True, stdout=subprocess.DEVNULL)
         command = [BIN / "flashare-trace", "simulate", trace, "--dram", "8MiB", "--flash", "64MiB", "--admission", "all", "--ftl", "--json", out]
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ftl = json.loads(out.read_text())["ftl"]

@@ -206,6 +206,7 @@ impl FlashStore {
                 readable: Default::default(),
                 recycling: None,
                 next_sequence: 1,
+                mixed: false,
             }),
             writing: Mutex::default(),
             hand: AtomicUsize::new(0),
@@ -459,7 +460,7 @@ impl FlashStore {
                 id,
                 sequence,
                 pages: vec![Page::ZERO; self.segment_pages],
-                packing: Packing::new(self.segment_pages),
+                packing: Packing::new(self.segment_pages, lives.mixed),
                 records: 0,
                 offers: 0,
                 offered_bytes: 0,
@@ -489,6 +490,7 @@ impl FlashStore {
         self.meta(open.id).sealed_tick.store(tick, Ordering::Relaxed);
         add(&self.ledger.fill_bytes, open.packing.bytes() as u64);
         self.writes.take(self.segment_bytes() as u64);
+        lives.mixed = open.packing.is_mixed();
         let pages = Arc::new(open.pages);
         self.writing.lock().push((open.id, Arc::clone(&pages)));
         Some(WriteIntent { segment: open.id, at: self.device_offset(open.id, 0), pages })

@@ -29,6 +29,9 @@ pub(crate) struct Packing {
     bytes: usize,
     sizes: [u32; SIZES],
     offered: usize,
+    smallest: usize,
+    largest: usize,
+    expects_large: bool,
 }
 
 /// Where a record goes.
@@ -50,6 +53,8 @@ struct Offer {
     bytes: usize,
     pages: usize,
     least: usize,
+    /// Whether large records come too.
+    mixed: bool,
 }
 
 impl Offer {
@@ -68,10 +73,19 @@ struct Gap {
 }
 
 impl Packing {
-    pub(crate) fn new(pages: usize) -> Packing {
+    /// `mixed`: large records are to be expected among others, as in the segment before.
+    pub(crate) fn new(pages: usize, mixed: bool) -> Packing {
         let mut used = vec![0; pages];
         used[0] = PAGE_BYTES as u16;
-        Packing { used, bytes: PAGE_BYTES, sizes: [0; SIZES], offered: 0 }
+        Packing {
+            used,
+            bytes: PAGE_BYTES,
+            sizes: [0; SIZES],
+            offered: 0,
+            smallest: usize::MAX,
+            largest: 0,
+            expects_large: mixed,
+        }
     }
 
     /// Takes a place for a record.
@@ -80,7 +94,10 @@ impl Packing {
         self.offered += 1;
         let sizes = &self.sizes[..self.offered.min(SIZES)];
         let least = sizes.iter().copied().min().unwrap_or_default() as usize;
-        let offer = Offer { bytes, pages: bytes.div_ceil(PAGE_BYTES), least };
+        self.largest = self.largest.max(bytes);
+        self.smallest = self.smallest.min(bytes);
+        let mixed = self.expects_large || self.is_mixed();
+        let offer = Offer { bytes, pages: bytes.div_ceil(PAGE_BYTES), least, mixed };
         let further = self.further(&offer, layout);
         let mut best: Option<(i64, Spot)> = None;
         for choice in 0..CHOICES {
@@ -144,6 +161,10 @@ impl Packing {
         if used == 0 {
             let before = self.gap_before(page, VIEW_PAGES.max(4 * offer.pages));
             score -= 4 * offer.waste(before);
+            if !crosses && offer.mixed {
+                // small ones gather at the segment's beginning, so that blank pages stay together for large ones
+                score -= (PAGE_BYTES * page / self.used.len()) as i64;
+            }
             if before.bytes > 0 || !crosses {
                 score -= PAGE_BYTES as i64 + if crosses { offer.bytes as i64 / 8 } else { 0 };
             }
@@ -163,7 +184,7 @@ impl Packing {
         let in_row = (page - 1).is_multiple_of(offer.pages);
         let beside = [self.used[page - 1] != 0, self.used.get(end).is_none_or(|used| *used != 0)];
         let score = 3 * i64::from(in_row) + beside.into_iter().map(i64::from).sum::<i64>();
-        (score > 0).then_some((score, end))
+        (score > 0).then(|| (score * self.used.len() as i64 + page as i64, end))
     }
 
     fn are_blank(&self, from: usize, to: usize) -> bool {
@@ -187,6 +208,11 @@ impl Packing {
         self.used[spot.page..last].fill(PAGE_BYTES as u16);
         self.used[last] = ((end - 1) % PAGE_BYTES + 1) as u16;
         self.bytes += bytes;
+    }
+
+    /// Whether large records came, and others.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.largest > LARGE_PAGES * PAGE_BYTES && self.smallest < self.largest / 2
     }
 
     /// Bytes placed, the header page counted in.
@@ -217,7 +243,7 @@ mod tests {
     /// Offers records until as many bytes as a segment holds were refused. Returns the share that is filled.
     fn fill(pages: usize, size: impl Fn(u64) -> usize) -> f64 {
         let layout = EntryLayout::new(1000, pages * PAGE_BYTES / 2).unwrap();
-        let mut packing = Packing::new(pages);
+        let mut packing = Packing::new(pages, false);
         let mut owner = vec![false; pages * PAGE_BYTES];
         let (mut n, mut refused) = (0u64, 0);
         while refused < pages * PAGE_BYTES && packing.bytes() * 1000 < pages * PAGE_BYTES * 998 {

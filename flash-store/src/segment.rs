@@ -61,4 +61,6 @@ pub(crate) struct Lives {
     pub(crate) readable: VecDeque<FlashSegmentId>,
     pub(crate) recycling: Option<FlashSegmentId>,
     pub(crate) next_sequence: u64,
+    /// Whether the segment that was sealed last was offered large records among others.
+    pub(crate) mixed: bool,
 }

@@ -117,27 +117,30 @@ fn look(store: &FlashStore, device: &MemoryDevice, key: &[u8]) -> Result<(u64, u
     Ok((reads, pages, None))
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let sizes = Sizes::of(&arguments)?;
+/// A tier that was filled until one segment was left.
+struct Filled {
+    store: FlashStore,
+    device: MemoryDevice,
+    stored: Vec<u64>,
+    /// Bytes of records that no segment took.
+    given_up: usize,
+}
+
+/// Fills a tier whose index is made for so many objects. The same records every time.
+fn fill(arguments: &Arguments, sizes: &Sizes, objects: usize) -> Result<Filled> {
     let mut dice = SmallRng::seed_from_u64(1);
-    let mut draw = || sizes.draw(&mut dice).clamp(1, arguments.largest);
-    let mean = (0..100_000).map(|_| draw() + 48).sum::<usize>() / 100_000;
     let flash_bytes = (arguments.flash_mib << 20) + 4096;
-    let segment_bytes = arguments.segment_mib << 20;
-    // made for what will lie in it: one segment is never written here, and the others are nearly full
-    let kept = (flash_bytes / segment_bytes as u64).saturating_sub(1) * segment_bytes as u64 * 97 / 100;
-    let shape = FlashShape { flash_bytes, segment_bytes, objects: (kept / mean as u64) as usize, secret: 1 };
+    let shape = FlashShape { flash_bytes, segment_bytes: arguments.segment_mib << 20, objects, secret: 1 };
     let store = FlashStore::new(shape).context("such segments cannot be told apart")?;
     let device = MemoryDevice::new(flash_bytes);
     let value = vec![7u8; arguments.largest];
+    let (mut number, mut given_up, mut stored) = (0, 0, Vec::new());
     // records that found no place are offered again to the next segments, a few times, as at a clean stop
-    let (mut number, mut given_up) = (0, 0);
-    let (mut waiting, mut stored, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    while store.segments_free() > 0 || !stored.is_empty() && store.segments_free() == 0 && store.wants_to_seal() {
+    let (mut waiting, mut refused) = (Vec::new(), Vec::new());
+    while store.segments_free() > 0 {
         let (key_number, bytes, offers) = waiting.pop().unwrap_or_else(|| {
             number += 1;
-            (number, draw(), 1)
+            (number, sizes.draw(&mut dice).clamp(1, arguments.largest), 1)
         });
         let key = key(key_number);
         match store.append(xxh3_64(&key), &head(&key, key_number), [&value[..bytes]].into_iter()) {
@@ -153,9 +156,17 @@ fn main() -> Result<()> {
             waiting.append(&mut refused);
         }
     }
+    Ok(Filled { store, device, stored, given_up })
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let sizes = Sizes::of(&arguments)?;
+    // how many objects there will be is known once they lie there: the index is made for as many
+    let objects = fill(&arguments, &sizes, 1 << 20)?.stored.len();
+    let Filled { store, device, stored, given_up } = fill(&arguments, &sizes, objects)?;
     let ledger = store.ledger();
     let written = ledger.segments_written * store.segment_bytes() as u64;
-    stored.truncate(stored.len().min(ledger.records as usize));
     let (entries, slots) = store.index_load();
     let (mut hits, mut hit_reads, mut hit_pages, mut wrong) = (0u64, 0, 0, 0u64);
     for number in &stored {
