@@ -6,7 +6,7 @@
 //! under its lock; readers take none.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -26,6 +26,9 @@ pub(crate) struct FlashIndex {
     buckets: Box<[Bucket]>,
     locks: Box<[Mutex<()>]>,
     entries: AtomicUsize,
+    /// Entries that began to move to their other bucket, and those that have: who looks without a lock must not miss one.
+    moves_begun: AtomicUsize,
+    moves_ended: AtomicUsize,
 }
 
 /// The two buckets and the tag that a hash stands for.
@@ -56,6 +59,8 @@ impl FlashIndex {
             buckets: (0..buckets).map(|_| Bucket([const { AtomicU32::new(0) }; SLOTS])).collect(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             entries: AtomicUsize::new(0),
+            moves_begun: AtomicUsize::new(0),
+            moves_ended: AtomicUsize::new(0),
         }
     }
 
@@ -136,6 +141,15 @@ impl FlashIndex {
             Some(Entry(self.buckets[bucket].0[slot % SLOTS].load(Ordering::Acquire)))
         })
         .filter(move |entry| !entry.is_empty() && layout.tag_of(*entry) == class.tag)
+    }
+
+    /// Whether the class certainly holds nothing: no entry was seen, and none was on its way between the buckets meanwhile. A false answer
+    /// may be wrong.
+    pub(crate) fn is_certainly_empty(&self, layout: &EntryLayout, class: Class) -> bool {
+        let ended = self.moves_ended.load(Ordering::SeqCst);
+        let empty = self.entries_of(layout, class).next().is_none();
+        fence(Ordering::SeqCst);
+        empty && self.moves_begun.load(Ordering::SeqCst) == ended
     }
 
     /// Which slots of a bucket have this tag, a bit each.
@@ -229,19 +243,29 @@ impl FlashIndex {
             let other = self.other(bucket, tag);
             let class = Class { home: bucket, other, tag };
             let Some(_guard) = self.try_lock_too(held, class) else { return false };
-            if other == bucket || Entry(slot.load(Ordering::Acquire)) != entry || !self.put(other, entry) {
+            if other == bucket || Entry(slot.load(Ordering::Acquire)) != entry {
                 return false;
             }
-            if slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                return true;
-            }
-            // its clock was turned meanwhile: take the copy back, it stays where it is
-            let copy = self.buckets[other].0.iter().find(|slot| slot.load(Ordering::Relaxed) == entry.0);
-            if let Some(copy) = copy {
-                let _ = copy.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
-            }
-            false
+            self.moves_begun.fetch_add(1, Ordering::SeqCst);
+            let moved = self.move_entry(slot, entry, other);
+            self.moves_ended.fetch_add(1, Ordering::SeqCst);
+            moved
         })
+    }
+
+    fn move_entry(&self, slot: &AtomicU32, entry: Entry, other: usize) -> bool {
+        if !self.put(other, entry) {
+            return false;
+        }
+        if slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return true;
+        }
+        // its clock was turned meanwhile: take the copy back, it stays where it is
+        let copy = self.buckets[other].0.iter().find(|slot| slot.load(Ordering::Relaxed) == entry.0);
+        if let Some(copy) = copy {
+            let _ = copy.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        false
     }
 
     fn replace(&self, layout: &EntryLayout, held: Class, entry: Entry) -> Option<(Entry, ClassName)> {
@@ -352,5 +376,33 @@ mod tests {
         let entry = index.entries_of(&layout, class).next().unwrap();
         assert_eq!(entry.clock(), 0, "a ghost can still be found");
         assert_eq!(index.set_clock(class, entry, CLOCK_MAX).unwrap().clock(), 0);
+    }
+
+    #[test]
+    fn an_entry_on_its_way_between_its_buckets_is_not_overlooked() {
+        let layout = EntryLayout::new(100, 1 << 20).unwrap();
+        let index = FlashIndex::new(40);
+        let class =
+            (0u64..).map(|n| index.class(&layout, n << 56 | n)).find(|class| class.home != class.other).unwrap();
+        index.insert(&layout, &index.lock(class), layout.entry(class.tag, 1, 0, 0, 2));
+        // a lock that is another's, so that the entry's own can be taken
+        let held = (0..index.buckets.len()).map(|home| Class { home, other: home, tag: 0 });
+        let held = held.into_iter().find(|held| FlashIndex::lock_of(*held) != FlashIndex::lock_of(class)).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let mut moves = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for bucket in [class.home, class.other] {
+                        moves += u32::from(index.displace(&layout, held, bucket));
+                    }
+                }
+                moves
+            });
+            let overlooked = (0..6_000_000).filter(|_| index.is_certainly_empty(&layout, class)).count();
+            stop.store(true, Ordering::Relaxed);
+            assert!(mover.join().unwrap() > 100, "it moved");
+            assert_eq!(overlooked, 0);
+        });
     }
 }

@@ -363,10 +363,10 @@ impl FlashStore {
     /// key's lock.
     pub fn hide(&self, hash: u64, tenant: u16, key: &[u8]) -> bool {
         let recovering = self.is_recovering();
-        if !recovering && !self.may_hold(hash) {
+        let class = self.index.class(&self.layout, hash);
+        if !recovering && self.index.is_certainly_empty(&self.layout, class) {
             return false;
         }
-        let class = self.index.class(&self.layout, hash);
         let mut removed = Vec::new();
         self.index.remove(&self.layout, &self.index.lock(class), |_| true, |entry| removed.push(entry));
         for entry in &removed {

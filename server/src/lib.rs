@@ -25,6 +25,7 @@ mod stats;
 mod telling;
 mod tls;
 mod watch;
+mod wear;
 
 pub use admin::{AdminAt, AdminConfig};
 pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_size, parse_tenants, read_tenants};

@@ -13,6 +13,7 @@ use crate::VERSION;
 use crate::config::Config;
 use crate::config::Dialect;
 use crate::shared::Server;
+use crate::wear;
 
 /// The keys of general stats that are sums over tenants, with what they mean.
 pub const COUNT_KEYS: &[(&str, Count, &str)] = &[
@@ -499,6 +500,16 @@ fn flash(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "read_errors", ledger.read_errors);
     stat(out, "horizon_ticks", figures.horizon_ticks);
     stat(out, "discarded_bytes", ledger.discarded);
+    let wear = wear::look(server.config.flash.iter().map(|flash| flash.path.as_path()));
+    if let Some(bytes) = wear.kernel {
+        stat(out, "drive_bytes_written", bytes);
+    }
+    if let Some(bytes) = wear.host {
+        stat(out, "nvme_host_bytes_written", bytes);
+    }
+    if let Some(bytes) = wear.media {
+        stat(out, "nvme_media_bytes_written", bytes);
+    }
     stat(out, "devices", flash.devices);
     stat(out, "devices_out", flash.devices_out);
     stat(out, "recovering_segments", flash.to_recover);

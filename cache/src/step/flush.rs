@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use flash_store::{Clock, Device, FlashStore, Journal, Page, Place, Record, WriteIntent};
+use predictor::Observation;
 
 use super::{Background, SWEEP_A_STEP};
 use crate::counters::Count;
@@ -44,7 +45,7 @@ impl Cache {
         written.and_then(|()| if syncs { device.sync() } else { Ok(()) }).is_ok()
     }
 
-    /// Recycles the oldest flash segment if none is free: what was hit lately is rescued to DRAM, the rest is gone.
+    /// Recycles the oldest flash segment if none is free: what deserves it is rescued to DRAM, the rest is gone.
     pub(crate) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
         let Some(intent) = flash.wants_to_recycle() else { return };
         let Background { worker, buffer, .. } = background;
@@ -71,6 +72,36 @@ impl Cache {
         self.judges.iter().for_each(|judge| judge.sampler.lock().set_horizon(horizon));
     }
 
+    /// What was hit lately is kept. Of the rest that the clock has not given up: what its tenant has within its reservation, and what the
+    /// tenant's model would admit again.
+    fn deserves_rescue(&self, record: &Record<'_>, clock: Clock) -> bool {
+        let tenant = record.head.tenant;
+        let is_owed = || self.registry.tenant(tenant).account.balance().is_within_reservation();
+        let is_promising = || {
+            let model = *self.judges[usize::from(tenant)].model.read();
+            model.is_some_and(|model| model.score(&self.observe_record(record).features()) > self.settings.threshold)
+        };
+        match clock {
+            Clock::Wound => true,
+            Clock::Ghost => false,
+            Clock::Running => is_owed() || is_promising(),
+        }
+    }
+
+    /// What is known of a record at the end of its segment's life: it was not hit for about as long as that lasted.
+    fn observe_record(&self, record: &Record<'_>) -> Observation {
+        let (head, lived) = (&record.head, self.horizon.load(Ordering::Relaxed));
+        Observation {
+            reads: log_memory::reads_estimate(head.reads),
+            updates: u32::from(head.updates),
+            age: lived,
+            idle: lived,
+            bytes: (head.key.len() + record.value.len()) as u32,
+            history: u32::from(head.history),
+            ttl_left: (head.expiry != 0).then(|| head.expiry.saturating_sub(self.now())),
+        }
+    }
+
     fn leave_flash(&self, flash: &FlashStore, worker: &mut Worker, place: &Place, record: &Record<'_>, clock: Clock) {
         let tenant = record.head.tenant;
         let hash = self.memory.hash(tenant, record.head.key);
@@ -79,7 +110,7 @@ impl Cache {
         if !flash.still_holds(place) {
             return;
         }
-        if clock == Clock::Wound
+        if self.deserves_rescue(record, clock)
             && self.memory.segments_free() > 1
             && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(record))
         {
