@@ -77,10 +77,10 @@ pub struct FlashShape {
     pub secret: u64,
 }
 
-/// Segment size for a flash tier: a sixty-fourth of the flash between 128 KiB and 16 MiB, larger where entries could not
+/// Segment size for a flash tier: a 128th of the flash between 128 KiB and 16 MiB (docs/flash.md has the measurement), larger where entries could not
 /// number the segments, and never above `buffer_bytes_max`, the DRAM that one segment's buffer may take.
 pub fn segment_bytes_for(flash_bytes: u64, buffer_bytes_max: usize) -> usize {
-    let wanted = (flash_bytes / 64).clamp(128 << 10, 16 << 20).next_power_of_two();
+    let wanted = (flash_bytes / 128).clamp(128 << 10, 16 << 20).next_power_of_two();
     let least = (flash_bytes / 2048).next_power_of_two().max(64 << 10) as usize;
     let most = 1usize << buffer_bytes_max.max(64 << 10).ilog2();
     (wanted as usize).min(most).max(least)

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use flash_store::{Clock, Device, FlashStore, Journal, Page, Place, Record, WriteIntent};
-use predictor::Observation;
 
 use super::{Background, SWEEP_A_STEP};
 use crate::counters::Count;
@@ -72,33 +71,13 @@ impl Cache {
         self.judges.iter().for_each(|judge| judge.sampler.lock().set_horizon(horizon));
     }
 
-    /// What was hit lately is kept. Of the rest that the clock has not given up: what its tenant has within its reservation, and what the
-    /// tenant's model would admit again.
+    /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation. What the model
+    /// would admit again is not: that was measured to cost more writes than it gives hits (docs/flash.md).
     fn deserves_rescue(&self, record: &Record<'_>, clock: Clock) -> bool {
-        let tenant = record.head.tenant;
-        let is_owed = || self.registry.tenant(tenant).account.balance().is_within_reservation();
-        let is_promising = || {
-            let model = *self.judges[usize::from(tenant)].model.read();
-            model.is_some_and(|model| model.score(&self.observe_record(record).features()) > self.settings.threshold)
-        };
         match clock {
             Clock::Wound => true,
+            Clock::Running => self.registry.tenant(record.head.tenant).account.balance().is_within_reservation(),
             Clock::Ghost => false,
-            Clock::Running => is_owed() || is_promising(),
-        }
-    }
-
-    /// What is known of a record at the end of its segment's life: it was not hit for about as long as that lasted.
-    fn observe_record(&self, record: &Record<'_>) -> Observation {
-        let (head, lived) = (&record.head, self.horizon.load(Ordering::Relaxed));
-        Observation {
-            reads: log_memory::reads_estimate(head.reads),
-            updates: u32::from(head.updates),
-            age: lived,
-            idle: lived,
-            bytes: (head.key.len() + record.value.len()) as u32,
-            history: u32::from(head.history),
-            ttl_left: (head.expiry != 0).then(|| head.expiry.saturating_sub(self.now())),
         }
     }
 
