@@ -59,21 +59,21 @@ def size_of(found):
 
 
 def extstore(quick):
-    """DRAM that memcached's extstore takes for an object of 400 bytes: what is resident, beyond an empty server's, over what it holds."""
+    """DRAM that memcached's extstore takes for an object of 600 bytes: what is resident, beyond an empty server's, over what it holds."""
     from .data_plane import fill, peer
 
     keys = 300_000 if quick else 1_500_000
-    dram = 32 if quick else 128
+    dram = 24 if quick else 100
     with scratch() as folder:
         command = [peer(), "-u", "root", "-l", "127.0.0.1", "-p", "{port}", "-t", 1, "-m", dram]
-        command += ["-o", f"ext_path={folder}/ext:2g,ext_item_age=0,slab_automove_freeratio=0.02"]
+        command += ["-o", f"ext_path={folder}/ext:2g,ext_item_age=0,ext_item_size=300,slab_automove_freeratio=0.02"]
         with Server(command, cpu=0) as server:
             before = server.status_kib("VmRSS")
-            fill(server, "--keys", keys, "--value-bytes", 400, "--rate", 60_000)
+            fill(server, "--keys", keys, "--value-bytes", 600, "--rate", 30_000 if quick else 50_000)
             time.sleep(2)
             held = int(stats(server.port, b"stats\r\n")["curr_items"])
             ours = (server.status_kib("VmRSS") - before) * 1024 / held
-    return [Row(f"extstore: DRAM bytes an object, of {held:,} objects of 400 B that it held", f"{ours:.0f}", "stated", True)]
+    return [Row(f"extstore: DRAM bytes an object, of {held:,} objects of 600 B that it held", f"{ours:.0f}", "stated", True)]
 
 
 def crashes(quick):

@@ -334,20 +334,24 @@ impl Cache {
             return false;
         }
         let Some(intent) = flash.to_recover() else { return false };
-        background.buffer.resize(intent.pages, Page::ZERO);
-        let read = device.read(intent.at, &mut background.buffer);
-        if read.is_ok() {
+        let mut buffer = std::mem::take(&mut background.buffer);
+        buffer.resize(intent.pages, Page::ZERO);
+        let pages = device.read_into(intent.at, buffer).ok();
+        if pages.is_some() {
             flash.note_read(intent.segment, true);
         }
-        let pages = read.is_ok().then_some(background.buffer.as_slice());
+        if let Some(next) = flash.next_to_recover() {
+            device.will_read(next.at, next.pages); // beside the search through this one
+        }
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
-        let taken = flash.recover(&intent, pages, hash_of, |head, hash, take| {
+        let taken = flash.recover(&intent, pages.as_deref(), hash_of, |head, hash, take| {
             let known = usize::from(head.tenant) < self.judges.len();
             if known && self.is_dead(head.tenant, head.version, head.expiry).is_none() {
                 let _lock = self.memory.lock(hash);
                 take();
             }
         });
+        background.buffer = pages.unwrap_or_default();
         self.recovered.fetch_add(taken as u64, Ordering::Relaxed);
         true
     }

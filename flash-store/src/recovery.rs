@@ -167,7 +167,18 @@ impl FlashStore {
             self.is_recovering.store(false, Ordering::Release);
             *self.recovery.0.write() = None;
         }
-        next.map(|segment| RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
+        next.map(|segment| self.intent(segment))
+    }
+
+    /// The segment after that, as far as is known now.
+    pub fn next_to_recover(&self) -> Option<RecycleIntent> {
+        let search = self.recovery.0.read();
+        let next = search.as_ref()?.left.lock().last().copied();
+        next.map(|segment| self.intent(segment))
+    }
+
+    fn intent(&self, segment: FlashSegmentId) -> RecycleIntent {
+        RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages }
     }
 
     /// Takes over what a segment holds. `admit` is called with each record that may be valid as far as the journal knows, and with its

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cache::{Cache, Device, FlashSegmentId, Page, SegmentWriter, WriteIntent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
 
 /// Longest time that a segment's read or write may take.
 const SEGMENT_MAX: Duration = Duration::from_secs(5);
@@ -46,25 +47,40 @@ impl Helper {
 /// A device whose calls end in time.
 pub(crate) struct PatientDevice {
     device: Arc<dyn Device>,
-    helper: parking_lot::Mutex<Helper>,
+    helper: Mutex<Helper>,
+    /// What is being read already, and from where.
+    ahead: Mutex<Option<(u64, Arriving)>>,
 }
+
+/// Pages on their way.
+type Arriving = Receiver<io::Result<Vec<Page>>>;
 
 impl PatientDevice {
     pub(crate) fn new(device: Arc<dyn Device>) -> io::Result<PatientDevice> {
-        Ok(PatientDevice { device, helper: parking_lot::Mutex::new(Helper::start()?) })
+        Ok(PatientDevice { device, helper: Mutex::new(Helper::start()?), ahead: Mutex::default() })
     }
 
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Device) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let mut helper = self.helper.lock();
+        let result = self.begin(work)?;
+        self.wait_for(&result)
+    }
+
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Device) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<Receiver<io::Result<T>>> {
         let device = Arc::clone(&self.device);
-        let result = helper.run(move || work(&*device))?;
+        self.helper.lock().run(move || work(&*device))
+    }
+
+    fn wait_for<T>(&self, result: &Receiver<io::Result<T>>) -> io::Result<T> {
         match result.recv_timeout(SEGMENT_MAX) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                *helper = Helper::start()?; // that one hangs
+                *self.helper.lock() = Helper::start()?; // that one hangs
                 Err(timed_out())
             }
         }
@@ -73,13 +89,24 @@ impl PatientDevice {
 
 impl Device for PatientDevice {
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()> {
-        let count = pages.len();
-        let read = self.run(move |device| {
-            let mut pages = vec![Page::ZERO; count];
+        pages.copy_from_slice(&self.read_into(at, pages.to_vec())?);
+        Ok(())
+    }
+
+    fn read_into(&self, at: u64, mut pages: Vec<Page>) -> io::Result<Vec<Page>> {
+        let ahead = self.ahead.lock().take();
+        match ahead.filter(|(from, _)| *from == at) {
+            Some((_, arriving)) => self.wait_for(&arriving),
+            None => self.run(move |device| device.read(at, &mut pages).map(|()| pages)),
+        }
+    }
+
+    fn will_read(&self, at: u64, pages: usize) {
+        let arriving = self.begin(move |device| {
+            let mut pages = vec![Page::ZERO; pages];
             device.read(at, &mut pages).map(|()| pages)
         });
-        pages.copy_from_slice(&read?);
-        Ok(())
+        *self.ahead.lock() = arriving.ok().map(|arriving| (at, arriving));
     }
 
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {

@@ -48,20 +48,22 @@ impl Cache {
     pub(crate) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
         let Some(intent) = flash.wants_to_recycle() else { return };
         let Background { worker, buffer, .. } = background;
-        let read = flash.may_read_segment() && {
-            buffer.resize(intent.pages, Page::ZERO);
-            let read = device.read(intent.at, buffer).is_ok();
-            flash.note_read(intent.segment, read);
-            read
-        };
+        let pages = flash.may_read_segment().then(|| {
+            let mut pages = std::mem::take(buffer);
+            pages.resize(intent.pages, Page::ZERO);
+            let pages = device.read_into(intent.at, pages).ok();
+            flash.note_read(intent.segment, pages.is_some());
+            pages
+        });
+        let pages = pages.flatten();
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
-        let pages = read.then_some(buffer.as_slice());
-        let sealed = flash.recycle(&intent, pages, hash_of, |place, record, clock| {
+        let sealed = flash.recycle(&intent, pages.as_deref(), hash_of, |place, record, clock| {
             let known = usize::from(record.head.tenant) < self.judges.len();
             if known && self.is_dead(record.head.tenant, record.head.version, record.head.expiry).is_none() {
                 self.leave_flash(flash, worker, place, &record, clock);
             }
         });
+        *buffer = pages.unwrap_or_default();
         if device.discard(intent.at, flash.segment_bytes() as u64).is_ok_and(|cares| cares) {
             flash.note_discarded(flash.segment_bytes() as u64);
         }

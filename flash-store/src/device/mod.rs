@@ -17,6 +17,12 @@ use crate::Page;
 pub trait Device: Send + Sync {
     /// Fills `pages` from byte offset `at`.
     fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()>;
+    /// The same into pages that are handed over and come back; they are lost if the device does not answer.
+    fn read_into(&self, at: u64, mut pages: Vec<Page>) -> io::Result<Vec<Page>> {
+        self.read(at, &mut pages).map(|()| pages)
+    }
+    /// So many pages will be read from `at` next ([`Device::read_into`]): whoever can reads them already.
+    fn will_read(&self, _at: u64, _pages: usize) {}
     /// Writes `pages` at byte offset `at`.
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()>;
     /// Makes what was written outlive a loss of power.
