@@ -140,3 +140,29 @@ fn a_damaged_or_foreign_image_is_refused() {
     let error = Cache::restore(larger, image.as_slice()).err().unwrap();
     assert!(error.to_string().contains("have changed"), "{error}");
 }
+
+#[test]
+fn a_clock_that_was_set_back_ends_what_has_a_time_to_live() {
+    let device = MemoryDevice::new(FLASH_BYTES);
+    let cache = Cache::new(settings()).unwrap();
+    cache.advance(1_000_000);
+    let mut worker = cache.worker();
+    for (key, expiry) in [("forever", 0), ("for an hour", 1_003_600)] {
+        let storing = Storing { expiry, ..Storing::new(Mode::Set, key.as_bytes(), b"x") };
+        cache.turn(&mut worker).store(0, &storing).unwrap();
+    }
+    drop(worker);
+    let image = stop(&cache, &device);
+    let start = |wall: u32| {
+        let cache = Cache::restore(settings(), image.as_slice()).unwrap();
+        let second = cache.begin_at(wall);
+        cache.advance(second);
+        let mut worker = cache.worker();
+        let there = ["forever", "for an hour"].map(|key| read(&cache, &mut worker, &device, key).is_some());
+        (second, there)
+    };
+    assert_eq!(start(1_000_100), (1_000_100, [true, true]), "time went on");
+    assert_eq!(start(999_998), (1_000_000, [true, true]), "a little back is nothing: time stands still until then");
+    assert_eq!(start(900_000), (900_000, [true, false]), "nobody knows how long it was");
+    assert_eq!(start(1_003_600), (1_003_600, [true, false]), "the hour is over");
+}

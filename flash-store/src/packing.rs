@@ -109,7 +109,7 @@ impl Packing {
                     continue;
                 }
                 let read = if offer.pages >= LARGE_PAGES { offer.pages + further } else { end - named };
-                let class = layout.class_of(read as u32);
+                let Some(class) = layout.class_that_holds(read as u32) else { continue };
                 best = Some((score, Spot { choice, class, page, at: usize::from(self.used[page]) }));
             }
         }
@@ -296,6 +296,21 @@ mod tests {
     fn small_segments_are_packed_too() {
         for (name, filled) in [("100 B", fill(32, |_| 148)), ("mixed", fill(32, log_normal(257.0, 1.0)))] {
             assert!(filled >= 0.90, "{name}: {filled}");
+        }
+    }
+
+    #[test]
+    fn every_size_up_to_half_a_segment_finds_a_place_or_is_refused() {
+        for pages in [16, 32, 64, 256] {
+            let half = (pages * PAGE_BYTES / 2) as u64;
+            for round in 0..40 {
+                let filled = fill(pages, |n| match mix(n ^ round << 32) % 3 {
+                    0 => 30 + mix(n + round) as usize % 2000,
+                    1 => 30 + (mix(n * 7 + round) % half) as usize - 29,
+                    _ => (half - mix(n * 3 + round) % (half / 4)) as usize,
+                });
+                assert!(filled > 0.2, "{pages} pages: {filled}");
+            }
         }
     }
 

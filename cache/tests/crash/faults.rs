@@ -6,7 +6,9 @@ use cache::{PartState, SyncPolicy};
 
 /// Works on a device with these ills, has it taken out and brought back, and lets the process be killed now and then.
 fn run(name: &str, seed: u64, ills: Ills) -> (u64, u64) {
-    let mut world = World::new(seed, SyncPolicy::Os);
+    // with the one policy segments are synced, with the other not
+    let policy = if seed.is_multiple_of(2) { SyncPolicy::Always } else { SyncPolicy::Os };
+    let mut world = World::new(seed, policy);
     let (mut outs, mut hits) = (0, 0);
     for _ in 0..3 {
         let cache = world.start(1);

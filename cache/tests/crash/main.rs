@@ -7,8 +7,13 @@ mod damage;
 mod faults;
 mod world;
 
-use cache::{Cache, SyncPolicy};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cache::{Cache, JournalFile, SyncPolicy};
 use log_memory::mix;
+use parking_lot::Mutex;
 use world::{KEYS, World, number, settings};
 
 fn rounds(policy: SyncPolicy, powers: bool) -> World {
@@ -98,4 +103,54 @@ fn damaged_flash_brings_back_what_is_provably_right() {
         }
     }
     assert!(refused > 20 && came > 50 * whole, "{refused} refused, {came} keys came back");
+}
+
+/// A journal in memory that stops to take writes.
+#[derive(Clone, Default)]
+struct Breaking(Arc<(Mutex<Vec<u8>>, AtomicBool)>);
+
+impl JournalFile for Breaking {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let file = self.0.0.lock();
+        let from = file.get(at as usize..at as usize + bytes.len());
+        bytes.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.0.1.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.0.lock()[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn void(&self) -> io::Result<()> {
+        self.0.0.lock().clear();
+        Ok(())
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.0.lock().len() as u64)
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_is_void() {
+    let world = World::new(1, SyncPolicy::Os);
+    let journal = Breaking::default();
+    journal.0.0.lock().resize(128 << 10, 0);
+    let cache = Cache::new(settings(7)).unwrap();
+    cache.begin_journal(&world.flash, Box::new(journal.clone()), SyncPolicy::Os, 1, 9).unwrap();
+    cache.advance(1_000_000);
+    let begin = || Cache::recover(settings(7), &world.flash, Box::new(journal.clone()), SyncPolicy::Os, 1);
+    assert!(begin().is_ok());
+    journal.0.1.store(true, Ordering::Relaxed);
+    cache.turn(&mut cache.worker()).flush_all(None, None);
+    assert!(!cache.journal().unwrap().works());
+    assert!(begin().is_err(), "what it no longer says is not missed");
 }

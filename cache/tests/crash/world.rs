@@ -190,6 +190,9 @@ impl Device for Disk {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.ills.lock().fails() {
+            return Err(ill());
+        }
         self.make_durable()
     }
 
