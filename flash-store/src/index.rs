@@ -146,10 +146,11 @@ impl FlashIndex {
     /// Whether the class certainly holds nothing: no entry was seen, and none was on its way between the buckets meanwhile. A false answer
     /// may be wrong.
     pub(crate) fn is_certainly_empty(&self, layout: &EntryLayout, class: Class) -> bool {
-        let ended = self.moves_ended.load(Ordering::SeqCst);
+        // a move that is over by now has its copy in place; one that takes its original from under the look was begun before the fence
+        let ended = self.moves_ended.load(Ordering::Acquire);
         let empty = self.entries_of(layout, class).next().is_none();
-        fence(Ordering::SeqCst);
-        empty && self.moves_begun.load(Ordering::SeqCst) == ended
+        fence(Ordering::Acquire);
+        empty && self.moves_begun.load(Ordering::Relaxed) == ended
     }
 
     /// Which slots of a bucket have this tag, a bit each.
@@ -246,9 +247,9 @@ impl FlashIndex {
             if other == bucket || Entry(slot.load(Ordering::Acquire)) != entry {
                 return false;
             }
-            self.moves_begun.fetch_add(1, Ordering::SeqCst);
+            self.moves_begun.fetch_add(1, Ordering::AcqRel);
             let moved = self.move_entry(slot, entry, other);
-            self.moves_ended.fetch_add(1, Ordering::SeqCst);
+            self.moves_ended.fetch_add(1, Ordering::AcqRel);
             moved
         })
     }

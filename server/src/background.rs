@@ -86,6 +86,18 @@ impl Background {
     }
 }
 
+/// Ends the process if its thread panics: a server without a worker or without its cleaner looks alive and is not. Whoever watches over it
+/// starts it again.
+pub(crate) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 fn clean(
     server: &Server,
     cache: &Cache,
@@ -93,6 +105,7 @@ fn clean(
     writer: Option<PatientWriter>,
     stop: &AtomicBool,
 ) {
+    let _on_panic = AbortOnPanic;
     let mut background = cache.background();
     if let Some(writer) = writer {
         background.write_with(Box::new(writer));

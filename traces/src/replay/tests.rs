@@ -81,7 +81,8 @@ fn a_server_that_dies_leaves_what_was_measured() {
         let why = format!("{:#}", failed.expect("it ends with an error"));
         assert!(why.contains("ended before the trace did"), "{why}");
         assert!(!report.complete);
-        assert!((900..=1_000).contains(&report.total.gets), "{flags:?}: {}", report.total.gets);
+        // answers that were on their way when the connection broke are lost, more of them on a busy machine
+        assert!((500..=1_000).contains(&report.total.gets), "{flags:?}: {}", report.total.gets);
     }
 }
 

@@ -27,6 +27,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::wire::Accepted;
 use super::{Handover, Incoming, READ_MAX, READS_LOOK, Worker, WorkerParts};
+use crate::background::AbortOnPanic;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 use ring::{Answer, Ring, Wait};
@@ -156,6 +157,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 bytes_read: 0,
                 bytes_written: 0,
             };
+            // what is lent to the kernel cannot be dropped in an unwinding
             let on_panic = AbortOnPanic;
             let worked = uring.run();
             drop(on_panic);
@@ -169,17 +171,6 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
         }
     })?;
     Ok(Worker { handover: Handover::Uring(sender, waker), thread })
-}
-
-/// What is lent to the kernel cannot be dropped in an unwinding: without a worker its connections are dead anyhow.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
 }
 
 impl Uring {
