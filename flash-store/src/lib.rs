@@ -554,7 +554,7 @@ impl FlashStore {
         }
         let segment = lives.readable.pop_front()?;
         lives.recycling = Some(segment);
-        Some(RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages })
+        Some(self.intent(segment))
     }
 
     /// Notes bytes that the device was told it need not keep.

@@ -177,7 +177,8 @@ impl FlashStore {
         next.map(|segment| self.intent(segment))
     }
 
-    fn intent(&self, segment: FlashSegmentId) -> RecycleIntent {
+    /// The read of a whole segment.
+    pub(crate) fn intent(&self, segment: FlashSegmentId) -> RecycleIntent {
         RecycleIntent { segment, at: self.device_offset(segment, 0), pages: self.segment_pages }
     }
 

@@ -98,7 +98,7 @@ impl Opening<'_> {
     fn begin(&self, settings: &CacheSettings) -> Result<Cache> {
         let found = read_superblocks(self.device);
         let (cache, keeps_journal) = match (self.restored(settings, found.image), found.journal) {
-            (Some(cache), journal) => (cache, self.resume_journal_if(journal)),
+            (Some(cache), journal) => (cache, journal != 0),
             (None, 0) => (Cache::new(settings.clone())?, false),
             (None, journal) => self.recovered(settings, journal)?,
         };
@@ -134,10 +134,6 @@ impl Opening<'_> {
                 None
             }
         }
-    }
-
-    fn resume_journal_if(&self, journal: u64) -> bool {
-        self.restart == Restart::Crash && journal != 0
     }
 
     /// What the journal vouches for; empty if it cannot be believed. And whether the cache keeps that journal.
