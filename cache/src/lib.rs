@@ -63,6 +63,9 @@ const HORIZON_TICKS_A_DRAM: u64 = 1_000;
 /// Part of the memory that remembers keys that left: 3 %.
 const HISTORY_PART: usize = 32;
 
+/// Part of the memory that watches what becomes of sampled keys: 3 %.
+const WATCHED_PART: usize = 32;
+
 /// What the predictor keeps of a tenant.
 struct Judge {
     sampler: Mutex<Sampler>,
@@ -96,7 +99,7 @@ pub struct Cache {
     room_wanted: AtomicUsize,
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
-    history: Option<History>,
+    history: History,
     workers: Mutex<Vec<Arc<[Counters]>>>,
     evicted: Evicted,
     activity: Activity,
@@ -156,11 +159,11 @@ impl Cache {
         let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
         let registry = Registry::new(settings.tenants.clone(), settings.memory_bytes as i64, shadow_worth)?;
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
-        let history = flash.as_ref().map(|_| History::new(settings.memory_bytes / HISTORY_PART));
-        let watched_max = (settings.memory_bytes / 32 / tenants / 144).clamp(64, 1024);
+        let history = History::new(settings.memory_bytes / HISTORY_PART);
+        let watched_max = (settings.memory_bytes / WATCHED_PART / tenants / predictor::WATCHED_BYTES).clamp(64, 4096);
         let fixed = registry.tenants().len()
             * (ShadowQueue::memory_bytes(shadow_worth) as usize + Sampler::bytes_max(watched_max))
-            + history.as_ref().map_or(0, History::bytes);
+            + history.bytes();
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
         let horizon = horizon as u32;

@@ -229,7 +229,7 @@ impl Cache {
             object.note_read(self.clock.tick(), dice);
             hands.count(tenant, Count::DramHits);
             if self.is_sampled(hash) {
-                self.sampler(tenant).read(hash, true);
+                self.sampler(tenant).read(hash, true, self.clock.tick());
             }
             return Lookup::Hit(object);
         }
@@ -293,7 +293,7 @@ impl Cache {
         flash.note_hit(&place);
         hands.count(read.tenant, Count::FlashHits);
         if self.is_sampled(read.hash) {
-            self.sampler(read.tenant).read(read.hash, true);
+            self.sampler(read.tenant).read(read.hash, true, self.clock.tick());
         }
         Completed::Hit(FlashObject::of(&record))
     }
@@ -306,7 +306,7 @@ impl Cache {
     fn note_miss(&self, hands: &mut Hands, tenant: u16, hash: u64) {
         hands.count(tenant, Count::Misses);
         if self.is_sampled(hash) {
-            self.sampler(tenant).read(hash, false);
+            self.sampler(tenant).read(hash, false, self.clock.tick());
         }
         if self.registry.tenant(tenant).shadow.take(hash) {
             hands.count(tenant, Count::ShadowHits);

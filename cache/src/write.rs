@@ -325,7 +325,7 @@ impl Turn<'_> {
         if !removing.stale && removing.blank.is_none() {
             cache.hide(&lock, live);
             if cache.is_sampled(hash) {
-                cache.sampler(tenant).deleted(hash);
+                cache.sampler(tenant).deleted(hash, cache.clock.tick());
             }
         } else {
             let mut writing = Writing::like(live, tenant, key);
@@ -386,7 +386,7 @@ impl Turn<'_> {
             found |= flash.hide(hash, tenant, key);
         }
         if cache.is_sampled(hash) {
-            cache.sampler(tenant).deleted(hash);
+            cache.sampler(tenant).deleted(hash, cache.clock.tick());
         }
         drop(lock);
         hands.count(tenant, if found { Count::DeleteHits } else { Count::DeleteMisses });
@@ -573,7 +573,7 @@ impl Cache {
             flash.hide(hash, tenant, writing.key);
         }
         if self.is_sampled(hash) {
-            self.sampler(tenant).stored(hash);
+            self.sampler(tenant).stored(hash, self.clock.tick());
         }
         let value_bytes = value.iter().map(|piece| piece.len()).sum::<usize>();
         hands.count(tenant, Count::Stored);
@@ -680,14 +680,12 @@ impl Cache {
 
     /// What is remembered of a key that is stored anew: how often it has left.
     fn history_of(&self, hash: u64) -> u8 {
-        self.history.as_ref().map_or(0, |history| history.times(hash))
+        self.history.times(hash)
     }
 
     /// Remembers a key whose object leaves the cache.
     pub(crate) fn remember(&self, hash: u64, before: u8) {
-        if let Some(history) = &self.history {
-            history.left(hash, before, log_memory::mix(hash ^ u64::from(self.clock.tick())));
-        }
+        self.history.left(hash, before, log_memory::mix(hash ^ u64::from(self.clock.tick())));
     }
 
     /// The DRAM object that a flash record becomes: a new arrival that has proved itself once.

@@ -20,5 +20,5 @@ pub use admission::{Admission, Candidate, seen_twice};
 pub use features::{FEATURES, Features, Observation};
 pub use history::{COUNT_MAX, History};
 pub use model::Model;
-pub use sample::Sampler;
+pub use sample::{Sampler, WATCHED_BYTES};
 pub use train::{CLASS_MIN, NoModel, SAMPLES_MAX, accuracy, train};

@@ -16,6 +16,16 @@ pub struct Model {
 }
 
 impl Model {
+    /// A model that is `share` of the way from this one to another.
+    pub fn toward(&self, other: &Model, share: f32) -> Model {
+        let between = |from: f32, to: f32| from + (to - from) * share;
+        Model {
+            weights: std::array::from_fn(|n| between(self.weights[n], other.weights[n])),
+            bias: between(self.bias, other.bias),
+            ..*other
+        }
+    }
+
     /// Signed distance from the separating plane: above 0 is flashy.
     #[inline]
     pub fn score(&self, features: &Features) -> f32 {

@@ -1,47 +1,70 @@
 //! Seen, watched, became: labels from a hashed sample of keys.
 //!
 //! When the cleaner decides on an object whose key is in the sample, its features are noted and the key is *watched*, wherever
-//! its object goes. A read, a hit in any tier or a miss, counts one. The watch ends with an update, a delete, or the horizon;
-//! the label is whether the reads until then were more than the threshold `n`. The store that fills a missed read is no update.
+//! its object goes. A read, a hit in any tier or a miss, counts one. The watch ends with an update, a delete, or the horizon, or once
+//! enough reads have come that nothing else can change the label, which is whether they were more than the threshold `n`. The store
+//! that fills a missed read is no update.
 //!
-//! Bounded: at most `watched_max` keys are watched and [`crate::train::SAMPLES_MAX`] samples are kept, a tenant.
+//! Bounded: at most `watched_max` keys are watched and [`crate::train::SAMPLES_MAX`] samples are kept, a tenant. A watched key takes
+//! [`WATCHED_BYTES`]: its features are kept in fixed point.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::features::{Features, Observation};
+use crate::features::{FEATURES, Features, Observation};
 use crate::train::SAMPLES_MAX;
+
+/// What a logarithm is multiplied with in fixed point: the largest is 22.2.
+const FIXED_POINT: f32 = 2048.0;
+/// Watches that are looked at with each decision, whether their horizon has passed.
+const LOOKS: usize = 4;
+/// Bytes of DRAM for each key that may be watched: the watch, and its place in a map that is half empty.
+pub const WATCHED_BYTES: usize = size_of::<Watched>() + 20;
+
+type Fixed = [u16; FEATURES];
 
 #[derive(Clone, Copy)]
 struct Watched {
-    features: Features,
+    key: u32,
     since: u32,
-    reads: u32,
+    features: Fixed,
+    reads: u16,
     missed: bool,
 }
 
 /// The watched keys and finished samples of one tenant.
 pub struct Sampler {
-    watched: HashMap<u64, Watched>,
-    /// Keys in the order in which their watch began; some may have ended before.
-    order: VecDeque<(u64, u32)>,
-    samples: VecDeque<(Features, bool)>,
+    watched: Vec<Watched>,
+    /// Where a key stands in `watched`.
+    places: HashMap<u32, u32>,
+    /// Which watch is looked at next.
+    next: usize,
+    samples: VecDeque<(Fixed, bool)>,
     fresh: usize,
     horizon: u32,
-    reads_above: u32,
+    reads_above: u16,
     watched_max: usize,
+    /// Tick of the first decision.
+    begun: Option<u32>,
+}
+
+fn key_of(hash: u64) -> u32 {
+    // what is in the sample has low bits in common
+    (hash >> 32) as u32
 }
 
 impl Sampler {
     /// Watches up to `watched_max` keys for `horizon` ticks each; flashy is what is read more than `reads_above` times in them.
     pub fn new(horizon: u32, reads_above: u32, watched_max: usize) -> Sampler {
         Sampler {
-            watched: HashMap::new(),
-            order: VecDeque::new(),
+            watched: Vec::new(),
+            places: HashMap::new(),
+            next: 0,
             samples: VecDeque::new(),
             fresh: 0,
             horizon,
-            reads_above,
+            reads_above: reads_above.min(u32::from(u16::MAX) - 1) as u16,
             watched_max,
+            begun: None,
         }
     }
 
@@ -52,39 +75,72 @@ impl Sampler {
 
     /// A decision is being taken on a key of the sample.
     pub fn decided(&mut self, hash: u64, observation: &Observation, tick: u32) {
-        self.expire(tick);
-        if self.watched.len() >= self.watched_max || self.watched.contains_key(&hash) {
+        for _ in 0..LOOKS.min(self.watched.len()) {
+            self.look_at_next(tick);
+        }
+        self.begun.get_or_insert(tick);
+        if self.watched.len() >= self.watched_max || self.places.contains_key(&key_of(hash)) {
             return;
         }
-        let watched = Watched { features: observation.features(), since: tick, reads: 0, missed: false };
-        self.watched.insert(hash, watched);
-        self.order.push_back((hash, tick));
+        let features = observation.features().map(|feature| (feature * FIXED_POINT) as u16);
+        self.places.insert(key_of(hash), self.watched.len() as u32);
+        self.watched.push(Watched { key: key_of(hash), since: tick, features, reads: 0, missed: false });
+    }
+
+    fn look_at_next(&mut self, tick: u32) {
+        self.next = if self.next < self.watched.len() { self.next } else { 0 };
+        match self.watched.get(self.next) {
+            Some(watched) if self.is_over(watched, tick) => self.finish(self.next),
+            _ => self.next += 1,
+        }
+    }
+
+    fn is_over(&self, watched: &Watched, tick: u32) -> bool {
+        tick.wrapping_sub(watched.since) >= self.horizon
+    }
+
+    /// The watch of a key, if it is not over.
+    fn find(&mut self, hash: u64, tick: u32) -> Option<usize> {
+        let at = *self.places.get(&key_of(hash))? as usize;
+        if self.is_over(&self.watched[at], tick) {
+            self.finish(at);
+            return None;
+        }
+        Some(at)
     }
 
     /// A key of the sample was read.
-    pub fn read(&mut self, hash: u64, hit: bool) {
-        if let Some(watched) = self.watched.get_mut(&hash) {
-            watched.reads += 1;
-            watched.missed = !hit;
+    pub fn read(&mut self, hash: u64, hit: bool, tick: u32) {
+        let Some(at) = self.find(hash, tick) else { return };
+        let watched = &mut self.watched[at];
+        watched.reads += 1;
+        watched.missed = !hit;
+        if watched.reads > self.reads_above {
+            self.finish(at);
         }
     }
 
-    /// A key of the sample was stored.
-    pub fn stored(&mut self, hash: u64) {
-        match self.watched.get_mut(&hash) {
-            Some(watched) if watched.missed => watched.missed = false,
-            Some(_) => self.finish(hash),
-            None => {}
+    /// A key of the sample was stored: the end of the watch, unless it fills a missed read.
+    pub fn stored(&mut self, hash: u64, tick: u32) {
+        let Some(at) = self.find(hash, tick) else { return };
+        if !std::mem::take(&mut self.watched[at].missed) {
+            self.finish(at);
         }
     }
 
     /// A key of the sample was deleted.
-    pub fn deleted(&mut self, hash: u64) {
-        self.finish(hash);
+    pub fn deleted(&mut self, hash: u64, tick: u32) {
+        if let Some(at) = self.find(hash, tick) {
+            self.finish(at);
+        }
     }
 
-    fn finish(&mut self, hash: u64) {
-        let Some(watched) = self.watched.remove(&hash) else { return };
+    fn finish(&mut self, at: usize) {
+        let watched = self.watched.swap_remove(at);
+        self.places.remove(&watched.key);
+        if let Some(moved) = self.watched.get(at) {
+            self.places.insert(moved.key, at as u32);
+        }
         if self.samples.len() == SAMPLES_MAX {
             self.samples.pop_front();
         }
@@ -94,41 +150,43 @@ impl Sampler {
 
     /// Ends the watches whose horizon has passed.
     pub fn expire(&mut self, tick: u32) {
-        while let Some(&(hash, since)) = self.order.front()
-            && (tick.wrapping_sub(since) >= self.horizon || self.order.len() > 2 * self.watched_max)
-        {
-            self.order.pop_front();
-            if self.watched.get(&hash).is_some_and(|watched| watched.since == since) {
-                self.finish(hash);
-            }
+        self.next = 0;
+        while self.next < self.watched.len() {
+            self.look_at_next(tick);
         }
     }
 
-    /// Samples that came since the last call of [`Sampler::take`].
+    /// Whether a whole horizon has passed since the first decision: before that, more is known of what is read soon than of what
+    /// is not.
+    pub fn is_mature(&self, tick: u32) -> bool {
+        self.begun.is_some_and(|begun| tick.wrapping_sub(begun) >= self.horizon)
+    }
+
+    /// Samples that came since [`Sampler::take`] was called last.
     pub fn fresh(&self) -> usize {
         self.fresh
     }
 
-    /// A copy of the samples to train on.
+    /// The samples that are kept.
     pub fn take(&mut self) -> Vec<(Features, bool)> {
         self.fresh = 0;
-        self.samples.iter().copied().collect()
+        let float = |features: &Fixed| features.map(|feature| f32::from(feature) / FIXED_POINT);
+        self.samples.iter().map(|(features, flashy)| (float(features), *flashy)).collect()
     }
 
-    /// Finished samples.
+    /// Number of samples that are kept.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Whether no sample is finished yet.
+    /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// Bytes that a sampler may take at most.
+    /// Most bytes of DRAM that a sampler takes.
     pub fn bytes_max(watched_max: usize) -> usize {
-        SAMPLES_MAX * size_of::<(Features, bool)>()
-            + watched_max * (2 * size_of::<(u64, Watched)>() + 2 * size_of::<(u64, u32)>())
+        SAMPLES_MAX * 2 * size_of::<(Fixed, bool)>() + watched_max * WATCHED_BYTES
     }
 }
 
@@ -143,33 +201,37 @@ mod tests {
     #[test]
     fn labels_count_reads_until_update_delete_or_horizon() {
         let mut sampler = Sampler::new(100, 1, 4096);
-        (1..=5).for_each(|hash| sampler.decided(hash, &Observation::default(), 0));
-        (0..2).for_each(|_| sampler.read(1, true)); // two reads, then the horizon: flashy
-        sampler.read(2, true); // one read is not more than one
-        sampler.stored(3); // updated before it was read
-        (0..2).for_each(|_| sampler.read(4, true));
-        sampler.deleted(4); // read twice before it was deleted
-        sampler.read(5, false); // a miss, its fill, and another read: two reads, no update
-        sampler.stored(5);
-        sampler.read(5, true);
+        let hash = |key: u64| key << 32;
+        (1..=6).for_each(|key| sampler.decided(hash(key), &Observation::default(), 0));
+        sampler.read(hash(1), true, 5);
+        sampler.read(hash(2), true, 5); // one read is not more than one
+        sampler.stored(hash(3), 5); // updated before it was read
+        assert_eq!(labels(&mut sampler), [false], "3 has ended");
+        sampler.read(hash(1), true, 9); // two reads: nothing can change that
+        sampler.read(hash(5), false, 9); // a miss, its fill, and another read: two reads, no update
+        sampler.stored(hash(5), 9);
+        sampler.read(hash(5), true, 9);
+        sampler.read(hash(4), true, 50);
+        sampler.deleted(hash(4), 60); // read once before it was deleted
         sampler.expire(99);
-        assert_eq!(labels(&mut sampler), [false, true], "3 and 4 have ended");
+        assert!(!sampler.is_mature(99));
+        assert_eq!(labels(&mut sampler), [false, true, true, false]);
+        sampler.read(hash(6), true, 100); // too late
         sampler.expire(100);
-        let mut all = labels(&mut sampler);
-        all.sort_unstable();
-        assert_eq!(all, [false, false, true, true, true]);
+        assert!(sampler.is_mature(100) && sampler.watched.is_empty() && sampler.places.is_empty());
+        assert_eq!(labels(&mut sampler), [false, true, true, false, false, false]);
     }
 
     #[test]
     fn the_sample_is_bounded() {
         let mut sampler = Sampler::new(1_000_000, 0, 4096);
-        for hash in 0..50_000 {
-            sampler.decided(hash, &Observation::default(), 0);
-            if hash % 2 == 0 {
-                sampler.stored(hash);
+        for key in 0..50_000u64 {
+            sampler.decided(key << 32, &Observation::default(), 0);
+            if key % 2 == 0 {
+                sampler.stored(key << 32, 0);
             }
         }
         assert!(sampler.watched.len() <= 4096 && sampler.len() <= SAMPLES_MAX);
-        assert!(sampler.order.len() <= 2 * 4096 + 1);
+        assert!(sampler.watched.capacity() <= 2 * 4096 && sampler.places.len() == sampler.watched.len());
     }
 }

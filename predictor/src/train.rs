@@ -55,6 +55,9 @@ pub fn accuracy(model: &Model, samples: &[(Features, bool)]) -> f32 {
     right as f32 / samples.len().max(1) as f32
 }
 
+/// A feature that hardly varies hardly matters.
+const DEVIATION_MIN: f64 = 0.01;
+
 struct Scale {
     mean: [f64; FEATURES],
     deviation: [f64; FEATURES],
@@ -68,7 +71,7 @@ impl Scale {
         let deviation = std::array::from_fn(|n| {
             let variance = mean_of(&|features| (f64::from(features[n]) - mean[n]).powi(2));
             // a feature that never varies says nothing; it must not blow up when it first does
-            if variance < 1e-9 { f64::INFINITY } else { variance.sqrt() }
+            if variance < 1e-9 { f64::INFINITY } else { variance.sqrt().max(DEVIATION_MIN) }
         });
         Scale { mean, deviation }
     }

@@ -258,7 +258,14 @@ impl Config {
         let memory_bytes = parse_size(&flags.memory, 1 << 20).context("-m")? as usize;
         let item_bytes_max = parse_size(&flags.item_size, 1).context("-I")? as usize;
         let options = Options::parse(&flags.extended)?;
-        let dialect = dialect(&flags.protocol).context("-B")?;
+        let dialect = match (flags.protocol.as_deref(), flags.sasl) {
+            (None, false) => Dialect::Auto,
+            (None | Some("binary"), true) => Dialect::Binary,
+            (Some(name), true) => {
+                bail!("-S -B {name}: SASL is spoken in the binary protocol only: take -B binary, or leave it out")
+            }
+            (Some(name), false) => dialect(name).context("-B")?,
+        };
         check_item_size(item_bytes_max, memory_bytes)?;
         if flags.threads == 0 || flags.threads > 128 {
             bail!("-t {}: take 1 to 128 threads", flags.threads);
@@ -516,6 +523,6 @@ mod tests {
         let size = error("[[tenant]]\nname = \"a\"\nprefix = \"a:\"\nreserved = \"lots\"\n");
         assert!(size.contains("line 4") && size.contains("lots"), "{size}");
         assert!(error("[[tenant]]\nname = \"a\"\n").contains("by prefix, by port or by user"));
-        assert!(error("[[tenant]]\nname = \"a\"\nprefix=\"a\"\nrank=\"best\"").contains("lru or lfu"));
+        assert!(error("[[tenant]]\nname = \"a\"\nprefix=\"a\"\nrank=\"best\"").contains("density"));
     }
 }

@@ -82,8 +82,8 @@ pub struct Flags {
     #[arg(short = 'b', long = "listen-backlog", value_name = "NUM", default_value_t = 1024)]
     pub backlog: i32,
     /// Protocol: ascii, binary or auto
-    #[arg(short = 'B', long = "protocol", value_name = "NAME", default_value = "auto")]
-    pub protocol: String,
+    #[arg(short = 'B', long = "protocol", value_name = "NAME")]
+    pub protocol: Option<String>,
     /// Largest object: 1024 bytes to 128m
     #[arg(short = 'I', long = "max-item-size", value_name = "SIZE", default_value = "1m")]
     pub item_size: String,

@@ -57,7 +57,7 @@ fn tenants_are_told_and_reserved_anew_while_they_are_served() {
     let mut client = rig.server.client();
     client.expect("set a:key 0 0 5\r\nhello\r\n", "STORED\r\n");
     let (status, all) = rig.json("GET", "/tenants", "");
-    assert_eq!((status, &all["a"]["cmd_set"], &all["a"]["rank"]), (200, &json!(1), &json!("lru")));
+    assert_eq!((status, &all["a"]["cmd_set"], &all["a"]["rank"]), (200, &json!(1), &json!("score")));
     assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "b", "default"]);
     let (status, a) = rig.json("PUT", "/tenants/a", r#"{"reserved": "3MiB", "rank": "lfu"}"#);
     assert_eq!((status, &a["reserved_configured"], &a["rank"]), (200, &json!(3 << 20), &json!("lfu")));

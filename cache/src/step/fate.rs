@@ -36,8 +36,17 @@ impl Cache {
         let object = &part.owner;
         let seen = self.observe(object);
         let tenant = object.tenant();
-        let standing = Standing { idle: seen.idle, age: seen.age, reads: seen.reads, bytes: part.bytes as u32 };
-        let worth = self.registry.tenant(tenant).rank().worth(&standing);
+        let rank = self.registry.tenant(tenant).rank();
+        let model = if rank.wants_score() { *self.judges[usize::from(tenant)].model.read() } else { None };
+        let standing = Standing {
+            idle: seen.idle,
+            age: seen.age,
+            reads: seen.reads,
+            bytes: part.bytes as u32,
+            history: seen.history,
+            score: model.map(|model| model.score(&seen.features())),
+        };
+        let worth = rank.worth(&standing);
         Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant }
     }
 

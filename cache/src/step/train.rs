@@ -11,6 +11,9 @@ const FRESH_MIN: usize = 100;
 /// Part of the kept samples that must be fresh for another.
 const FRESH_PART: usize = 2;
 
+/// Trainings over which a model is averaged: one alone depends on which keys happened to be sampled.
+const MODELS_AVERAGED: u32 = 4;
+
 /// What one training step did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trained {
@@ -32,6 +35,9 @@ impl Cache {
             let mut sampler = judge.sampler.lock();
             sampler.expire(tick);
             let enough = (sampler.len() / FRESH_PART).max(FRESH_MIN);
+            if !sampler.is_mature(tick) {
+                return (0, tenant);
+            }
             (sampler.fresh().saturating_sub(enough), tenant)
         });
         let Some((fresh, tenant)) = fresh.max() else { return Trained::Nothing };
@@ -44,8 +50,10 @@ impl Cache {
             return Trained::Nothing;
         }
         if let Ok(model) = train(&samples) {
-            *judge.model.write() = Some(model);
-            judge.trained.fetch_add(1, Ordering::Relaxed);
+            let before = judge.trained.fetch_add(1, Ordering::Relaxed);
+            let share = 1.0 / (before + 1).min(MODELS_AVERAGED) as f32;
+            let mut current = judge.model.write();
+            *current = Some(current.map_or(model, |old| old.toward(&model, share)));
             return Trained::Tenant(tenant as u16);
         }
         Trained::Nothing

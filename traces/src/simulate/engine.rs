@@ -1,6 +1,6 @@
 //! The engine itself, driven by a trace in virtual time, in one thread, its flash in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use anyhow::Result;
 use cache::{Background, Cache, Completed, Count, Device, Lookup, Mode, Needs, Page, Stored, Storing, Worker};
@@ -37,6 +37,10 @@ pub(super) struct Simulation<'c> {
     verified_mask: u64,
     /// What other keys hold: as many bytes as are wanted of it.
     filler: Vec<u8>,
+    /// Requests between a miss and the store that fills it.
+    in_flight: u64,
+    /// Fills that are under way, with the request behind which they arrive.
+    fills: VecDeque<(u64, u16, Vec<u8>, Event)>,
 }
 
 /// What a get came to.
@@ -46,7 +50,7 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool) -> Simulation<'c> {
+    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool, in_flight: u64) -> Simulation<'c> {
         Simulation {
             cache,
             device,
@@ -65,6 +69,8 @@ impl<'c> Simulation<'c> {
             refused: 0,
             verified_mask: if verify_all { 0 } else { VERIFIED_MASK },
             filler: Vec::new(),
+            in_flight,
+            fills: VecDeque::new(),
         }
     }
 
@@ -81,7 +87,10 @@ impl<'c> Simulation<'c> {
                 Got::Hit(Verdict::Right) => {}
                 Got::Hit(Verdict::Stale) => self.stale += 1,
                 Got::Hit(Verdict::Wrong) => self.wrong += 1,
-                Got::Miss => self.store(tenant, &key, id, event)?,
+                Got::Miss if self.in_flight == 0 => self.store(tenant, &key, id, event)?,
+                Got::Miss => {
+                    self.fills.push_back((self.requests + self.in_flight, tenant, key.clone(), event.clone()));
+                }
             },
             Kind::Set => self.store(tenant, &key, id, event)?,
             Kind::Delete => {
@@ -92,6 +101,12 @@ impl<'c> Simulation<'c> {
             }
         }
         self.key = key;
+        while let Some((due, ..)) = self.fills.front()
+            && *due <= self.requests
+        {
+            let (_, tenant, key, event) = self.fills.pop_front().expect("it was just there");
+            self.store(tenant, &key, key_id(&key), &event)?;
+        }
         self.requests += 1;
         self.requests_of[usize::from(tenant)] += 1;
         if self.requests.is_multiple_of(REQUESTS_A_STEP) {

@@ -50,7 +50,8 @@ pub struct Simulate {
     /// Score that a model's verdict must exceed
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub threshold: f32,
-    /// Order of worth inside each tenant: lru, lfu [default: what --config says, else lru]
+    /// Order of worth inside each tenant: lru, lfu, slru, s3-fifo, hyperbolic, density, score [default: what
+    /// --config says, else score]
     #[arg(long, value_name = "RANK")]
     pub rank: Option<String>,
     /// Size of a flash segment
@@ -75,6 +76,10 @@ pub struct Simulate {
     /// Check the values of all keys, not of one in sixteen
     #[arg(long)]
     pub verify_all: bool,
+    /// Requests under way at a time: a miss is filled so many requests later, as in a replay over so many connections times their
+    /// pipelines
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub in_flight: u64,
     /// Seed of hashes and dice: equal seeds make equal runs
     #[arg(long, default_value_t = 0x5eed)]
     pub seed: u64,
@@ -105,7 +110,7 @@ pub fn equal_tenants(names: &[String], memory: usize) -> Vec<TenantSpec> {
         name: name.clone(),
         recognised: Recognition::Prefix(format!("{name}:")),
         reserved_bytes,
-        rank: Rank::Lru,
+        rank: Rank::default(),
     };
     names.iter().map(spec).collect()
 }
@@ -184,7 +189,7 @@ impl Simulate {
         if let Some(future) = &future {
             cache.foresee(future.foresight());
         }
-        let mut simulation = Simulation::new(&cache, device, self.verify_all);
+        let mut simulation = Simulation::new(&cache, device, self.verify_all, self.in_flight);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
