@@ -1,7 +1,7 @@
 //! What a cache is made with.
 
 use predictor::Admission;
-use tenants::TenantSpec;
+use tenants::{Numbering, TenantSpec};
 
 /// Smallest memory that works.
 pub const MEMORY_BYTES_MIN: usize = 2 << 20;
@@ -46,6 +46,8 @@ pub struct CacheSettings {
     pub flash_read_rate: u64,
     /// Tenants besides `default`.
     pub tenants: Vec<TenantSpec>,
+    /// Which number was whose in the process before, where flash outlives it.
+    pub numbering: Option<Numbering>,
     /// Which rule admits to flash.
     pub admission: Admission,
     /// Score that a model's verdict must exceed.
@@ -77,6 +79,7 @@ impl CacheSettings {
             flash_write_rate: 0,
             flash_read_rate: 0,
             tenants: Vec::new(),
+            numbering: None,
             admission: Admission::default(),
             threshold: 0.0,
             flashy_above_reads: 0,

@@ -14,7 +14,7 @@ use crate::restart::{Summed, invalid, word};
 use crate::step::Background;
 use crate::{Cache, Worker};
 
-const MAGIC: &[u8; 16] = b"flashare DRAM  2";
+const MAGIC: &[u8; 16] = b"flashare DRAM  3";
 /// Bytes of a row before its key.
 const HEAD_BYTES: usize = 40;
 /// Buckets of the index that are walked at a time.
@@ -104,7 +104,9 @@ impl Cache {
             let turn = participant.enter();
             let mut outcome = Ok(());
             more = self.memory.visit(&turn, &mut cursor, BUCKETS_A_PIECE, |object| {
-                if outcome.is_ok() && self.is_dead(object.tenant(), object.version(), object.expiry()).is_none() {
+                if outcome.is_ok()
+                    && self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_none()
+                {
                     count += 1;
                     outcome = self.save_row(&mut out, &object);
                 }
@@ -178,12 +180,12 @@ impl Cache {
         row: &Row,
     ) -> io::Result<bool> {
         let (key, value) = row.bytes.split_at(row.key_bytes());
-        if usize::from(row.tenant()) >= self.registry.tenants().len() {
+        if !self.is_known(row.tenant()) {
             return Err(invalid("an object is of an unknown tenant"));
         }
         if row.bytes.len() > self.settings.item_bytes_max
             || key.is_empty()
-            || self.is_dead(row.tenant(), row.version(), row.expiry()).is_some()
+            || self.is_dead(row.tenant(), key, row.version(), row.expiry()).is_some()
         {
             return Ok(false);
         }
@@ -203,7 +205,7 @@ impl Cache {
         let hash = self.memory.hash(object.tenant, object.key);
         for _ in 0..STEPS_MAX {
             if self.take_in(worker, hash, &object) {
-                if self.wants_cleaning() || self.memory.wanted_index_growth().is_some() {
+                if self.wants_cleaning() {
                     self.step(background, device);
                 }
                 return Ok(true);
@@ -228,14 +230,21 @@ impl Cache {
     /// Versions and flushes: what tells old from new.
     pub(crate) fn save_versions(&self, out: &mut impl Write) -> io::Result<()> {
         use std::sync::atomic::Ordering::Relaxed;
-        let tenants = self.registry.tenants();
         let (tick, now) = (u64::from(self.clock.tick()), u64::from(self.now()));
-        for word in [self.version.load(Relaxed), self.timed_out.load(Relaxed), tick, now, tenants.len() as u64] {
+        let identity = self.registry.numbering().identity;
+        for word in [
+            identity,
+            self.version.load(Relaxed),
+            self.timed_out.load(Relaxed),
+            tick,
+            now,
+            self.registry.count() as u64,
+        ] {
             out.write_all(&word.to_le_bytes())?;
         }
-        for tenant in tenants {
-            let flushed = self.flushed[usize::from(tenant.id)].load(Relaxed);
-            let due = self.flush_due[usize::from(tenant.id)].load(Relaxed);
+        for tenant in self.registry.all() {
+            let flushed = self.standing(tenant.id).flushed.load(Relaxed);
+            let due = self.standing(tenant.id).flush_due.load(Relaxed);
             for word in [tenant.name.len() as u64, flushed, u64::from(due)] {
                 out.write_all(&word.to_le_bytes())?;
             }
@@ -249,20 +258,23 @@ impl Cache {
         use std::sync::atomic::Ordering::Relaxed;
         /// Longest name of a tenant that is believed.
         const NAME_BYTES_MAX: u64 = 4096;
+        if word(input)? != self.registry.numbering().identity {
+            return Err(invalid("which number is whose tenant has changed"));
+        }
         let (version, timed_out) = (word(input)?, word(input)?);
         let (tick, now, tenants) = (word(input)?, word(input)?, word(input)?);
-        if tenants != self.registry.tenants().len() as u64 {
+        if tenants > self.registry.count() as u64 {
             return Err(invalid("the tenants have changed"));
         }
-        for tenant in self.registry.tenants() {
+        for tenant in self.registry.all().take(tenants as usize) {
             let (bytes, flushed, due) = (word(input)?, word(input)?, word(input)?);
             let mut name = vec![0; bytes.min(NAME_BYTES_MAX) as usize];
             input.read_exact(&mut name)?;
             if name != tenant.name.as_bytes() {
                 return Err(invalid("the tenants have changed"));
             }
-            self.flushed[usize::from(tenant.id)].fetch_max(flushed, Relaxed);
-            self.flush_due[usize::from(tenant.id)].store(due as u32, Relaxed);
+            self.standing(tenant.id).flushed.fetch_max(flushed, Relaxed);
+            self.standing(tenant.id).flush_due.store(due as u32, Relaxed);
         }
         self.version.fetch_max(version, Relaxed);
         self.timed_out.fetch_max(timed_out, Relaxed);

@@ -52,7 +52,10 @@ pub use predictor::Admission;
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::Activity;
 pub use step::{Background, SegmentWriter, Trained};
-pub use tenants::{DEFAULT_TENANT, RANKS, Rank, Recognition, RegistryError, Revised, TenantSpec};
+pub use tenants::{
+    DEFAULT_TENANT, Exceeded, Limits, Numbering, RANKS, Rank, Recognition, RegistryError, Released, Revised,
+    TenantSpec, Terms,
+};
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
 /// Accesses that a worker counts before it reports them to the clock.
@@ -66,11 +69,17 @@ const HISTORY_PART: usize = 32;
 /// Part of the memory that watches what becomes of sampled keys: 3 %.
 const WATCHED_PART: usize = 32;
 
-/// What the predictor keeps of a tenant.
-struct Judge {
+/// What the cache keeps of a tenant, at the place of its number.
+struct Standing {
     sampler: Mutex<Sampler>,
     model: RwLock<Option<Model>>,
     trained: AtomicU32,
+    /// Versions up to this are flushed.
+    flushed: AtomicU64,
+    /// When a flush that was asked for is due; 0 for none.
+    flush_due: AtomicU32,
+    /// Which share of its bytes was used in the last idle period.
+    activity: Activity,
 }
 
 /// Says of a key whether it is worth flash, by what will happen to it.
@@ -82,13 +91,11 @@ pub struct Cache {
     memory: LogMemory,
     flash: Option<FlashStore>,
     registry: Registry,
-    judges: Box<[Judge]>,
+    standings: boxcar::Vec<Standing>,
+    /// Keys that each tenant's sampler watches at most, and samples that it keeps.
+    sampler_shape: (usize, usize),
     clock: Clock,
     version: AtomicU64,
-    /// Versions up to this are flushed, a tenant each.
-    flushed: Box<[AtomicU64]>,
-    /// When a flush that was asked for is due, a tenant each; 0 for none.
-    flush_due: Box<[AtomicU32]>,
     /// What has a time to live and a version up to this is over: the clock was not to be trusted.
     timed_out: AtomicU64,
     /// Objects that were found again after a crash.
@@ -100,9 +107,8 @@ pub struct Cache {
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
     history: History,
-    workers: Mutex<Vec<Arc<[Counters]>>>,
+    workers: Mutex<Vec<Arc<boxcar::Vec<Counters>>>>,
     evicted: Evicted,
-    activity: Activity,
     foresight: OnceLock<Foresight>,
 }
 
@@ -114,7 +120,7 @@ pub struct Worker {
 
 struct Hands {
     writer: Writer,
-    counters: Arc<[Counters]>,
+    counters: Arc<boxcar::Vec<Counters>>,
     accesses: u32,
     dice: u64,
 }
@@ -157,49 +163,80 @@ impl Cache {
         }
         let tenants = settings.tenants.len() + 1;
         let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
-        let registry = Registry::new(settings.tenants.clone(), settings.memory_bytes as i64, shadow_worth)?;
+        let registry = Registry::new(
+            settings.tenants.clone(),
+            settings.memory_bytes as i64,
+            settings.flash.map_or(0, |flash| flash.bytes),
+            shadow_worth,
+            settings.numbering.as_ref(),
+        )?;
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
         let history = History::new(settings.memory_bytes / HISTORY_PART);
-        let watched_max = (settings.memory_bytes / WATCHED_PART / tenants / predictor::WATCHED_BYTES).clamp(64, 4096);
-        let fixed = registry.tenants().len()
-            * (ShadowQueue::memory_bytes(shadow_worth) as usize + Sampler::bytes_max(watched_max))
-            + history.bytes();
+        let part = settings.memory_bytes / WATCHED_PART / tenants;
+        let watched_max = (part / predictor::WATCHED_BYTES).clamp(64, 4096);
+        let samples_max = (part / Sampler::SAMPLE_BYTES / 2).clamp(100, predictor::SAMPLES_MAX);
+        let a_tenant = ShadowQueue::memory_bytes(shadow_worth) as usize
+            + flash.as_ref().map_or(0, |_| Sampler::bytes_max(watched_max, samples_max));
+        let fixed = registry.count() * a_tenant + history.bytes();
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
         let horizon = horizon as u32;
         let shape = Shape::for_memory(settings.memory_bytes).growable();
         let memory = LogMemory::new(shape, KeyHasher::new(mix(settings.seed)))?;
-        let count = registry.tenants().len();
         let sample_bits = (settings.memory_bytes / 512 / 4096).max(1).ilog2();
-        let new_judge = |_| Judge {
-            sampler: Mutex::new(Sampler::new(horizon, settings.flashy_above_reads, watched_max)),
-            model: RwLock::new(None),
-            trained: AtomicU32::new(0),
-        };
         let cache = Cache {
             memory,
             flash,
-            judges: (0..count).map(new_judge).collect(),
+            standings: boxcar::Vec::new(),
+            sampler_shape: (watched_max, samples_max),
             registry,
             clock: Clock::new(),
             version: AtomicU64::new(1),
-            flushed: (0..count).map(|_| AtomicU64::new(0)).collect(),
-            flush_due: (0..count).map(|_| AtomicU32::new(0)).collect(),
             timed_out: AtomicU64::new(0),
             recovered: AtomicU64::new(0),
-            holders: Memory::new(settings.memory_bytes, fixed),
+            holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
             room_wanted: AtomicUsize::new(0),
             sample_mask: (1 << sample_bits) - 1,
             horizon: AtomicU32::new(horizon),
             history,
             workers: Mutex::default(),
             evicted: Evicted::default(),
-            activity: Activity::new(count),
             foresight: OnceLock::new(),
             settings,
         };
+        cache.make_room_for(cache.registry.count());
         cache.share_memory();
         Ok(cache)
+    }
+
+    /// Makes a place for every tenant up to this number, before anybody can be told it.
+    fn make_room_for(&self, tenants: usize) {
+        let workers = self.workers.lock();
+        while self.standings.count() < tenants {
+            let (watched_max, samples_max) = self.sampler_shape;
+            let (horizon, above) = (self.horizon.load(Ordering::Relaxed), self.settings.flashy_above_reads);
+            workers.iter().for_each(|counters| {
+                counters.push(Counters::default());
+            });
+            self.standings.push(Standing {
+                sampler: Mutex::new(Sampler::new(horizon, above, watched_max, samples_max)),
+                model: RwLock::new(None),
+                trained: AtomicU32::new(0),
+                flushed: AtomicU64::new(0),
+                flush_due: AtomicU32::new(0),
+                activity: Activity::default(),
+            });
+        }
+    }
+
+    #[inline]
+    fn standing(&self, tenant: u16) -> &Standing {
+        &self.standings[usize::from(tenant)]
+    }
+
+    /// Whether there is a tenant of this number, or was.
+    fn is_known(&self, tenant: u16) -> bool {
+        usize::from(tenant) < self.standings.count()
     }
 
     /// Gives [`Admission::Oracle`] its knowledge of the future, once.
@@ -213,8 +250,9 @@ impl Cache {
     }
 
     fn worker_with(&self, writer: Writer) -> Worker {
-        let counters: Arc<[Counters]> = self.registry.tenants().iter().map(|_| Counters::default()).collect();
         let mut workers = self.workers.lock();
+        let counters: Arc<boxcar::Vec<Counters>> =
+            Arc::new(self.standings.iter().map(|_| Counters::default()).collect());
         workers.push(Arc::clone(&counters));
         let dice = mix(self.settings.seed ^ workers.len() as u64);
         Worker { participant: self.memory.join(), hands: Hands { writer, counters, accesses: 0, dice } }
@@ -233,7 +271,8 @@ impl Cache {
             if let Some(flash) = &self.flash {
                 flash.pass(secs.saturating_sub(before));
             }
-            for (tenant, due) in self.flush_due.iter().enumerate() {
+            for (tenant, standing) in &self.standings {
+                let due = &standing.flush_due;
                 let at = due.load(Ordering::Relaxed);
                 if at != 0 && at <= secs && due.compare_exchange(at, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     self.flush_tenant(tenant as u16);
@@ -274,7 +313,7 @@ impl Cache {
     /// What happened in all.
     pub fn totals_of_all(&self) -> Totals {
         let mut totals = Totals::default();
-        self.registry.tenants().iter().for_each(|tenant| totals.add(&self.totals(tenant.id)));
+        self.registry.all().for_each(|tenant| totals.add(&self.totals(tenant.id)));
         totals
     }
 
@@ -299,7 +338,7 @@ impl Cache {
         });
         Figures {
             objects: self.memory.objects(),
-            bytes: self.registry.tenants().iter().map(|tenant| tenant.account.balance().in_use.max(0) as u64).sum(),
+            bytes: self.registry.all().map(|tenant| tenant.account.balance().in_use.max(0) as u64).sum(),
             index_bytes: self.memory.index_bytes(),
             segment_bytes: self.memory.shape().segment_bytes,
             segments: self.memory.segments_allowed(),
@@ -326,14 +365,17 @@ impl Cache {
 
     /// A tenant's model, if it has one, how many samples wait, and how often it was trained.
     pub fn model(&self, tenant: u16) -> (Option<Model>, usize, u32) {
-        let judge = &self.judges[usize::from(tenant)];
-        (*judge.model.read(), judge.sampler.lock().len(), judge.trained.load(Ordering::Relaxed))
+        let standing = self.standing(tenant);
+        (*standing.model.read(), standing.sampler.lock().len(), standing.trained.load(Ordering::Relaxed))
     }
 
-    fn is_dead(&self, tenant: u16, version: u64, expiry: u32) -> Option<Count> {
+    /// Why what was stored under this key is over, if it is.
+    fn is_dead(&self, tenant: u16, key: &[u8], version: u64, expiry: u32) -> Option<Count> {
         if expiry != 0 && (expiry <= self.clock.secs() || version <= self.timed_out.load(Ordering::Relaxed)) {
             Some(Count::Expired)
-        } else if version <= self.flushed[usize::from(tenant)].load(Ordering::Relaxed) {
+        } else if version <= self.standing(tenant).flushed.load(Ordering::Relaxed)
+            || self.registry.is_released(tenant, key, version)
+        {
             Some(Count::Flushed)
         } else {
             None
@@ -345,7 +387,7 @@ impl Cache {
     }
 
     fn sampler(&self, tenant: u16) -> parking_lot::MutexGuard<'_, Sampler> {
-        self.judges[usize::from(tenant)].sampler.lock()
+        self.standing(tenant).sampler.lock()
     }
 
     fn observe(&self, object: &Object<'_>) -> Observation {

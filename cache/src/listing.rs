@@ -43,7 +43,21 @@ pub struct Listing {
 }
 
 impl Cache {
-    /// Begins a listing of a tenant's keys, or of all.
+    /// Whether a connection reaches this tenant's keys: its own tenant's; None: those of all tenants that are told by their keys.
+    pub(crate) fn reaches(&self, connection: Option<u16>, owner: u16) -> bool {
+        match connection {
+            Some(tenant) => tenant == owner,
+            None => self.registry.tenant(owner).recognised.is_by_key(),
+        }
+    }
+
+    /// The tenants whose keys a connection reaches.
+    pub(crate) fn reach(&self, connection: Option<u16>) -> Vec<u16> {
+        let all = self.registry.all().map(|tenant| tenant.id);
+        all.filter(|owner| self.reaches(connection, *owner)).collect()
+    }
+
+    /// Begins a listing of a tenant's keys; None: of those of all tenants that are told by their keys.
     pub fn list_keys(&self, tenant: Option<u16>) -> Listing {
         Listing { tenant, cursor: Cursor::default(), over: false }
     }
@@ -93,8 +107,8 @@ impl Listing {
         while found.is_empty() && !self.over {
             let turn = participant.enter();
             self.over = !cache.memory.visit(&turn, &mut self.cursor, BUCKETS_A_PIECE, |object| {
-                let wanted = self.tenant.is_none_or(|tenant| tenant == object.tenant());
-                if wanted && cache.is_dead(object.tenant(), object.version(), object.expiry()).is_none() {
+                let wanted = cache.reaches(self.tenant, object.tenant());
+                if wanted && cache.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_none() {
                     found.push(Listed {
                         key: object.key().into(),
                         expiry: object.expiry(),

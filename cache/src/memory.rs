@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use tenants::{RegistryError, Revised, TenantSpec};
+use tenants::{Numbering, RegistryError, Revised, TenantSpec};
 
 use crate::Cache;
 
@@ -11,8 +11,10 @@ const RECEIVING_PERCENT_MAX: i64 = 25;
 
 pub(crate) struct Memory {
     total: AtomicUsize,
-    /// Shadow queues and samplers.
-    fixed: usize,
+    /// Shadow queues, samplers and the memory of keys that left.
+    fixed: AtomicUsize,
+    /// What one more tenant adds to that.
+    a_tenant: usize,
     /// Values on their way in, held by connections.
     receiving: AtomicI64,
     cleaned: AtomicU64,
@@ -21,10 +23,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(total: usize, fixed: usize) -> Memory {
+    pub(crate) fn new(total: usize, fixed: usize, a_tenant: usize) -> Memory {
         Memory {
             total: AtomicUsize::new(total),
-            fixed,
+            fixed: AtomicUsize::new(fixed),
+            a_tenant,
             receiving: AtomicI64::new(0),
             cleaned: AtomicU64::new(0),
             relocated: AtomicU64::new(0),
@@ -102,7 +105,7 @@ impl Cache {
     pub(crate) fn held_bytes(&self) -> usize {
         let flash = self.flash.as_ref().map_or(0, |flash| flash.memory_bytes() + flash.segment_bytes());
         let receiving = self.holders.receiving.load(Ordering::Relaxed).max(0) as usize;
-        self.memory.index_bytes() + self.holders.fixed + flash + receiving
+        self.memory.index_bytes() + self.holders.fixed.load(Ordering::Relaxed) + flash + receiving
     }
 
     /// Gives the log what the other holders leave, and shares it out between the tenants (INV-SUM).
@@ -116,11 +119,43 @@ impl Cache {
         }
     }
 
-    /// Changes reservations and ranks of tenants while they are served; all of it or, on an error, nothing. Returns what has changed.
-    pub fn revise_tenants(&self, specs: &[TenantSpec]) -> Result<Vec<Revised>, RegistryError> {
-        let revised = self.registry.revise(specs)?;
+    /// Makes the tenants be those of the specs while they are served; all of it or, on an error, nothing. `keep` is told which number is
+    /// whose before anything changes, where flash outlives the process. What a tenant that goes has stored is over, and its memory is
+    /// the others' as the cleaner gets to it. Returns what has changed.
+    ///
+    /// # Errors
+    /// The specs contradict each other, or `keep` fails.
+    pub fn revise_tenants(
+        &self,
+        specs: &[TenantSpec],
+        keep: impl FnOnce(&Numbering) -> Result<(), String>,
+    ) -> Result<Vec<Revised>, RegistryError> {
+        let before = self.registry.count();
+        let prepare = |planned: &Numbering| {
+            keep(planned)?;
+            self.make_room_for(planned.numbers.len());
+            Ok(())
+        };
+        let version = || self.version.load(Ordering::SeqCst);
+        let revised = self.registry.revise(specs, prepare, version, |tenant| self.flush_tenant(tenant))?;
+        let more = self.registry.count() - before;
+        self.holders.fixed.fetch_add(more * self.holders.a_tenant, Ordering::Relaxed);
+        self.share_memory();
         self.share_out();
         Ok(revised)
+    }
+
+    /// Lets tenants with limits ask for what this time is worth.
+    pub fn pass_limits(&self, millis: u32) {
+        if self.registry.has_limits() {
+            self.registry.tenants().for_each(|tenant| tenant.meter.pass(millis));
+        }
+    }
+
+    /// Ends what tenants stored that were there in a process before and are not now. Called before anybody is served.
+    pub fn settle_tenants(&self) {
+        let version = self.version.load(Ordering::SeqCst);
+        self.registry.settle(version, |tenant| self.flush_tenant(tenant));
     }
 
     /// Shares what the log may take out between the tenants.
@@ -129,11 +164,14 @@ impl Cache {
         self.registry.share_out(bytes as i64, |tenant| self.activity(tenant));
     }
 
-    /// Makes the index larger if it is full and there is memory for it. Called by the background thread.
+    /// Whether the index is nearly full and there is memory for a larger one.
+    pub(crate) fn wants_larger_index(&self) -> bool {
+        self.memory.wanted_index_growth().is_some_and(|more| more < self.holders.total() / 8)
+    }
+
+    /// Makes the index larger if that is wanted. Called by the background thread.
     pub(crate) fn grow_index(&self) {
-        if let Some(more) = self.memory.wanted_index_growth()
-            && more < self.holders.total() / 8
-        {
+        if self.wants_larger_index() {
             // without the mapping the index stays as it is: entries make room for each other
             let _ = self.memory.grow_index();
         }

@@ -97,7 +97,7 @@ impl Turn<'_> {
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
         let lock = cache.memory.lock(hash);
         let old = cache.published(guard, tenant, key, hash);
-        let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
+        let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());
         if live.is_none()
             && let Some(read) = cache.flash_read(tenant, key, hash)
         {
@@ -220,7 +220,7 @@ impl Cache {
         hands.count(tenant, Count::Gets);
         let dice = hands.roll() as u32;
         if let Some(object) = self.memory.find(guard, hash, tenant, key) {
-            if let Some(reason) = self.is_dead(tenant, object.version(), object.expiry()) {
+            if let Some(reason) = self.is_dead(tenant, key, object.version(), object.expiry()) {
                 hands.count(tenant, reason);
                 self.remove_dead(guard, tenant, key, hash);
                 self.note_miss(hands, tenant, hash);
@@ -284,7 +284,7 @@ impl Cache {
             }
             return Completed::Again(read);
         };
-        if let Some(reason) = self.is_dead(read.tenant, record.head.version, record.head.expiry) {
+        if let Some(reason) = self.is_dead(read.tenant, &read.key, record.head.version, record.head.expiry) {
             hands.count(read.tenant, reason);
             flash.hide_place(&place);
             self.note_miss(hands, read.tenant, read.hash);
@@ -330,7 +330,7 @@ impl Cache {
     fn remove_dead(&self, guard: &log_memory::Turn<'_>, tenant: u16, key: &[u8], hash: u64) {
         let lock = self.memory.lock(hash);
         if let Some(object) = self.memory.find(guard, hash, tenant, key)
-            && self.is_dead(tenant, object.version(), object.expiry()).is_some()
+            && self.is_dead(tenant, key, object.version(), object.expiry()).is_some()
         {
             let bytes = object.charged_bytes();
             if self.memory.hide(&lock, object) {

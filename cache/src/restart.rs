@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering;
 
 use flash_store::{Device, FlashStore, Found, Identity, Journal, JournalFile, Note, Page, Remembered, SyncPolicy};
 use log_memory::Cursor;
+use tenants::Numbering;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::step::{Background, Loser};
 use crate::{Cache, CacheSettings};
 
-const MAGIC: &[u8; 16] = b"flashare image 3";
+const MAGIC: &[u8; 16] = b"flashare image 4";
 /// Buckets of the DRAM index that are emptied at a time.
 const BUCKETS_A_PIECE: usize = 256;
 /// Versions that a crash may have taken: more than are made between two beats of the journal's clock.
@@ -227,19 +228,26 @@ impl Cache {
     }
 
     fn take_flushes(&self, remembered: &Remembered) {
-        for (tenant, version) in &remembered.flushed {
-            let bound = if *tenant == TIMED_OUT { &self.timed_out } else { &self.flushed[usize::from(*tenant)] };
+        for (tenant, version) in
+            remembered.flushed.iter().filter(|(tenant, _)| **tenant == TIMED_OUT || self.is_known(**tenant))
+        {
+            let bound = if *tenant == TIMED_OUT { &self.timed_out } else { &self.standing(*tenant).flushed };
             bound.fetch_max(*version, Ordering::Relaxed);
         }
-        for (tenant, at) in &remembered.due {
-            self.flush_due[usize::from(*tenant)].store(*at, Ordering::Relaxed);
+        for (tenant, at) in remembered.due.iter().filter(|(tenant, _)| self.is_known(**tenant)) {
+            self.standing(*tenant).flush_due.store(*at, Ordering::Relaxed);
         }
     }
 
     /// What a journal of this cache belongs to. None without flash.
     pub fn journal_identity(&self, nonce: u64) -> Option<Identity> {
-        let names: Vec<&str> = self.registry.tenants().iter().map(|tenant| tenant.name.as_str()).collect();
-        let tenants = xxh3_64(names.join("\n").as_bytes());
+        let tenants = match self.registry.numbering() {
+            Numbering { identity: 0, numbers, .. } => {
+                let names: Vec<&str> = numbers.iter().map(|(name, _)| name.as_str()).collect();
+                xxh3_64(names.join("\n").as_bytes())
+            }
+            numbering => numbering.identity,
+        };
         self.flash.as_ref().map(|flash| flash.identity(nonce, self.settings.seed, tenants))
     }
 
@@ -292,17 +300,17 @@ impl Cache {
 
     fn note_flushes(&self) {
         let Some(journal) = self.journal() else { return };
-        let versions = self.registry.tenants().iter().map(|tenant| (tenant.id, &self.flushed[usize::from(tenant.id)]));
+        let versions = self.registry.all().map(|tenant| (tenant.id, &self.standing(tenant.id).flushed));
         for (tenant, version) in versions.chain([(TIMED_OUT, &self.timed_out)]) {
             let version = version.load(Ordering::Relaxed);
             if version != 0 {
                 journal.note(Note::Flushed { tenant, version });
             }
         }
-        for (tenant, due) in (0..).zip(&self.flush_due) {
-            let at = due.load(Ordering::Relaxed);
+        for (tenant, standing) in &self.standings {
+            let at = standing.flush_due.load(Ordering::Relaxed);
             if at != 0 {
-                journal.note(Note::Due { tenant, at });
+                journal.note(Note::Due { tenant: tenant as u16, at });
             }
         }
     }
@@ -345,8 +353,8 @@ impl Cache {
         }
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
         let taken = flash.recover(&intent, pages.as_deref(), hash_of, |head, hash, take| {
-            let known = usize::from(head.tenant) < self.judges.len();
-            if known && self.is_dead(head.tenant, head.version, head.expiry).is_none() {
+            let known = self.is_known(head.tenant);
+            if known && self.is_dead(head.tenant, head.key, head.version, head.expiry).is_none() {
                 let _lock = self.memory.lock(hash);
                 take();
             }

@@ -222,7 +222,7 @@ impl Turn<'_> {
         let hash = cache.memory.hash(tenant, key);
         let lock = cache.memory.lock(hash);
         let old = cache.published(guard, tenant, key, hash);
-        let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
+        let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());
         if live.is_none()
             && (mode != Mode::Set || storing.compare.is_some())
             && let Some(read) = cache.flash_read(tenant, key, hash)
@@ -270,7 +270,7 @@ impl Turn<'_> {
             Delta::Decrement(_) => (Count::DecrHits, Count::DecrMisses),
         };
         let old = cache.published(guard, tenant, key, hash);
-        let live = old.filter(|old| cache.is_dead(tenant, old.version(), old.expiry()).is_none());
+        let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());
         let Some(live) = live else {
             if let Some(read) = cache.flash_read(tenant, key, hash) {
                 return Err(Needs::Flash(read));
@@ -379,7 +379,7 @@ impl Turn<'_> {
         let lock = cache.memory.lock(hash);
         let mut found = false;
         if let Some(old) = cache.published(guard, tenant, key, hash) {
-            found = cache.is_dead(tenant, old.version(), old.expiry()).is_none();
+            found = cache.is_dead(tenant, key, old.version(), old.expiry()).is_none();
             cache.hide(&lock, old);
         }
         if let Some(flash) = &cache.flash {
@@ -394,22 +394,19 @@ impl Turn<'_> {
         found
     }
 
-    /// Drops everything that a tenant (None: every tenant) has stored until now, or until the second `at`.
+    /// Drops everything that a tenant has stored until now, or until the second `at`. None: every tenant that is told by its keys, as
+    /// whoever may use their keys can change them anyhow; tenants with ports and users of their own are not touched.
     pub fn flush_all(&mut self, tenant: Option<u16>, at: Option<u32>) {
         let Turn { cache, hands, .. } = self;
-        let tenants = match tenant {
-            Some(tenant) => tenant..tenant + 1,
-            None => 0..cache.flushed.len() as u16,
-        };
-        hands.count(tenants.start, Count::Flushes);
-        for tenant in tenants {
+        hands.count(tenant.unwrap_or(0), Count::Flushes);
+        for tenant in cache.reach(tenant) {
             match at.filter(|at| *at > cache.now()) {
                 Some(at) => {
-                    cache.flush_due[usize::from(tenant)].store(at, Ordering::Relaxed);
+                    cache.standing(tenant).flush_due.store(at, Ordering::Relaxed);
                     cache.note_due(tenant, at);
                 }
                 None => {
-                    if cache.flush_due[usize::from(tenant)].swap(0, Ordering::Relaxed) != 0 {
+                    if cache.standing(tenant).flush_due.swap(0, Ordering::Relaxed) != 0 {
                         cache.note_due(tenant, 0);
                     }
                     cache.flush_tenant(tenant);
@@ -426,7 +423,7 @@ impl Turn<'_> {
         let flash = cache.flash_tier();
         let lock = cache.memory.lock(read.hash);
         let old = cache.published(guard, read.tenant, &read.key, read.hash);
-        if old.is_some_and(|old| cache.is_dead(read.tenant, old.version(), old.expiry()).is_none()) {
+        if old.is_some_and(|old| cache.is_dead(read.tenant, &read.key, old.version(), old.expiry()).is_none()) {
             return Ok(()); // somebody stored it meanwhile
         }
         let place = read.places[0];
@@ -442,7 +439,7 @@ impl Turn<'_> {
             flash.hide(read.hash, read.tenant, &read.key);
             return Ok(());
         };
-        if cache.is_dead(read.tenant, record.head.version, record.head.expiry).is_none() {
+        if cache.is_dead(read.tenant, &read.key, record.head.version, record.head.expiry).is_none() {
             let mut object = cache.object_of(&record);
             // it comes because a client asks for it, who may also ask when it was used last
             object.access.last = cache.clock.tick_at(record.head.accessed);
@@ -635,7 +632,7 @@ impl Cache {
         hash: u64,
     ) -> Option<Object<'t>> {
         let found = self.published(guard, tenant, key, hash);
-        found.filter(|object| self.is_dead(tenant, object.version(), object.expiry()).is_none())
+        found.filter(|object| self.is_dead(tenant, key, object.version(), object.expiry()).is_none())
     }
 
     /// Publishes an appended object in place of `old` and keeps the accounts.
@@ -665,7 +662,7 @@ impl Cache {
 
     pub(crate) fn flush_tenant(&self, tenant: u16) {
         let version = self.version.load(Ordering::Relaxed);
-        self.flushed[usize::from(tenant)].fetch_max(version, Ordering::Relaxed);
+        self.standing(tenant).flushed.fetch_max(version, Ordering::Relaxed);
         if let Some(journal) = self.journal() {
             journal.note(flash_store::Note::Flushed { tenant, version });
         }

@@ -2,15 +2,14 @@
 
 mod common;
 
-use cache::{Admission, CacheSettings, Count, Mode, Rank, Recognition, Storing, TenantSpec};
+use cache::{Admission, CacheSettings, Count, Mode, Rank, Recognition, Storing, TenantSpec, Terms};
 use common::{Dice, Rig, tiny};
 
 fn tenant(name: &str, reserved_bytes: i64) -> TenantSpec {
     TenantSpec {
         name: name.to_owned(),
         recognised: Recognition::Prefix(format!("{name}:")),
-        reserved_bytes,
-        rank: Rank::Lru,
+        terms: Terms { reserved_bytes, rank: Rank::Lru, ..Terms::default() },
     }
 }
 

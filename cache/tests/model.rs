@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cache::{Count, Counted, Delta, Mode, Stored, Touched};
 use common::{Dice, Rig, tiny};
-use tenants::{Rank, Recognition, TenantSpec};
+use tenants::{Rank, Recognition, TenantSpec, Terms};
 
 fn two_tenants() -> Vec<TenantSpec> {
     let tenant = |name: &str, reserved_bytes| TenantSpec {
         name: name.to_owned(),
         recognised: Recognition::Prefix(format!("{name}:")),
-        reserved_bytes,
-        rank: Rank::Lru,
+        terms: Terms { reserved_bytes, rank: Rank::Lru, ..Terms::default() },
     };
     vec![tenant("a", 300 << 10), tenant("b", 100 << 10)]
 }

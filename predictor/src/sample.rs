@@ -5,13 +5,12 @@
 //! enough reads have come that nothing else can change the label, which is whether they were more than the threshold `n`. The store
 //! that fills a missed read is no update.
 //!
-//! Bounded: at most `watched_max` keys are watched and [`crate::train::SAMPLES_MAX`] samples are kept, a tenant. A watched key takes
+//! Bounded: at most `watched_max` keys are watched and `samples_max` samples are kept, a tenant. A watched key takes
 //! [`WATCHED_BYTES`]: its features are kept in fixed point.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::features::{FEATURES, Features, Observation};
-use crate::train::SAMPLES_MAX;
 
 /// What a logarithm is multiplied with in fixed point: the largest is 22.2.
 const FIXED_POINT: f32 = 2048.0;
@@ -43,6 +42,7 @@ pub struct Sampler {
     horizon: u32,
     reads_above: u16,
     watched_max: usize,
+    samples_max: usize,
     /// Tick of the first decision.
     begun: Option<u32>,
 }
@@ -53,8 +53,12 @@ fn key_of(hash: u64) -> u32 {
 }
 
 impl Sampler {
-    /// Watches up to `watched_max` keys for `horizon` ticks each; flashy is what is read more than `reads_above` times in them.
-    pub fn new(horizon: u32, reads_above: u32, watched_max: usize) -> Sampler {
+    /// Bytes of DRAM that a sample takes, where there are as many as may be: a queue grows by doubling.
+    pub const SAMPLE_BYTES: usize = 2 * size_of::<(Fixed, bool)>();
+
+    /// Watches up to `watched_max` keys for `horizon` ticks each, and keeps up to `samples_max` samples; flashy is what is read more
+    /// than `reads_above` times in the horizon.
+    pub fn new(horizon: u32, reads_above: u32, watched_max: usize, samples_max: usize) -> Sampler {
         Sampler {
             watched: Vec::new(),
             places: HashMap::new(),
@@ -64,6 +68,7 @@ impl Sampler {
             horizon,
             reads_above: reads_above.min(u32::from(u16::MAX) - 1) as u16,
             watched_max,
+            samples_max,
             begun: None,
         }
     }
@@ -141,7 +146,7 @@ impl Sampler {
         if let Some(moved) = self.watched.get(at) {
             self.places.insert(moved.key, at as u32);
         }
-        if self.samples.len() == SAMPLES_MAX {
+        if self.samples.len() >= self.samples_max {
             self.samples.pop_front();
         }
         self.samples.push_back((watched.features, watched.reads > self.reads_above));
@@ -185,8 +190,8 @@ impl Sampler {
     }
 
     /// Most bytes of DRAM that a sampler takes.
-    pub fn bytes_max(watched_max: usize) -> usize {
-        SAMPLES_MAX * 2 * size_of::<(Fixed, bool)>() + watched_max * WATCHED_BYTES
+    pub fn bytes_max(watched_max: usize, samples_max: usize) -> usize {
+        samples_max * Sampler::SAMPLE_BYTES + watched_max * WATCHED_BYTES
     }
 }
 
@@ -200,7 +205,7 @@ mod tests {
 
     #[test]
     fn labels_count_reads_until_update_delete_or_horizon() {
-        let mut sampler = Sampler::new(100, 1, 4096);
+        let mut sampler = Sampler::new(100, 1, 4096, 1000);
         let hash = |key: u64| key << 32;
         (1..=6).for_each(|key| sampler.decided(hash(key), &Observation::default(), 0));
         sampler.read(hash(1), true, 5);
@@ -224,14 +229,14 @@ mod tests {
 
     #[test]
     fn the_sample_is_bounded() {
-        let mut sampler = Sampler::new(1_000_000, 0, 4096);
+        let mut sampler = Sampler::new(1_000_000, 0, 4096, 1000);
         for key in 0..50_000u64 {
             sampler.decided(key << 32, &Observation::default(), 0);
             if key % 2 == 0 {
                 sampler.stored(key << 32, 0);
             }
         }
-        assert!(sampler.watched.len() <= 4096 && sampler.len() <= SAMPLES_MAX);
+        assert!(sampler.watched.len() <= 4096 && sampler.len() <= 1000);
         assert!(sampler.watched.capacity() <= 2 * 4096 && sampler.places.len() == sampler.watched.len());
     }
 }

@@ -222,6 +222,7 @@ pub enum Status {
     AuthContinue = 0x21,
     UnknownCommand = 0x81,
     OutOfMemory = 0x82,
+    Busy = 0x85,
 }
 
 impl Status {
@@ -238,6 +239,7 @@ impl Status {
             Status::AuthFailed => "Auth failure.",
             Status::UnknownCommand => "Unknown command",
             Status::OutOfMemory => "Out of memory",
+            Status::Busy => "Busy: a limit is exceeded",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The admin socket: JSON over HTTP beside the cache's own ports, off unless `--admin` asks for it. Who may: anybody on loopback or on a
 //! Unix socket; elsewhere, and where `--admin-token` names one, who has the token.
 //!
-//! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET /tenants/NAME`, `PUT /tenants/NAME`.
+//! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET`, `PUT` and `DELETE /tenants/NAME`.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -9,22 +9,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cache::{Cache, RegistryError, Revised, TenantSpec};
-use serde::Deserialize;
+use cache::{Cache, DEFAULT_TENANT, RegistryError, TenantSpec, Terms};
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use crate::config::parse_size;
+use crate::config::{TenantTable, check_name};
 use crate::shared::Server;
 use crate::stats;
+use crate::tenancy::Tenancy;
 
 /// Where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub(crate) struct Admin {
 
 struct Shared {
     server: Arc<Server>,
+    tenancy: Arc<Tenancy>,
     cache: Arc<Cache>,
     token: Option<String>,
 }
@@ -95,6 +96,7 @@ impl Admin {
     pub(crate) fn start(
         config: &AdminConfig,
         server: &Arc<Server>,
+        tenancy: &Arc<Tenancy>,
         cache: &Arc<Cache>,
         stopped: watch::Receiver<bool>,
     ) -> Result<Admin> {
@@ -117,7 +119,12 @@ impl Admin {
                 (Listener::Unix(listener, path.clone()), path.display().to_string())
             }
         };
-        let shared = Shared { server: Arc::clone(server), cache: Arc::clone(cache), token: config.token.clone() };
+        let shared = Shared {
+            server: Arc::clone(server),
+            tenancy: Arc::clone(tenancy),
+            cache: Arc::clone(cache),
+            token: config.token.clone(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
             if let Err(error) = runtime.block_on(serve(listener, shared, stopped)) {
@@ -140,7 +147,7 @@ async fn serve(listener: Listener, shared: Shared, mut stopped: watch::Receiver<
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/tenants", get(tenants))
-        .route("/tenants/{name}", get(tenant).put(revise))
+        .route("/tenants/{name}", get(tenant).put(put).delete(remove))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is /healthz, /metrics, /tenants and /tenants/NAME") })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), admit))
         .with_state(shared);
@@ -178,7 +185,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
 /// Rows of stats: key and value.
 fn rows(shared: &Shared, arguments: &[u8]) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    stats::spell(&shared.server, &shared.cache, arguments, &mut out);
+    stats::spell(&shared.server, &shared.cache, None, arguments, &mut out);
     let text = String::from_utf8_lossy(&out);
     let pairs = text.lines().filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -253,59 +260,72 @@ async fn tenant(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> 
     }
 }
 
-/// What a PUT may change.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wish {
-    /// A size, as in the configuration.
-    reserved: Option<String>,
-    rank: Option<String>,
-}
-
-async fn revise(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: String) -> Response {
-    let wish: Wish = match serde_json::from_str(&body) {
-        Ok(wish) => wish,
+/// Adds a tenant, or changes what is stated of it.
+async fn put(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: String) -> Response {
+    let table: TenantTable = match serde_json::from_str(&body) {
+        Ok(table) => table,
         Err(error) => {
             return refuse(
                 StatusCode::BAD_REQUEST,
-                format!("expected {{\"reserved\": SIZE, \"rank\": NAME}}: {error}"),
+                format!("expected an object such as {{\"reserved\": \"3MiB\"}}: {error}"),
             );
         }
     };
-    let mut specs: Vec<TenantSpec> = shared.cache.registry().tenants().iter().map(|tenant| tenant.spec()).collect();
-    let Some(own) = specs.iter_mut().find(|spec| spec.name == name) else {
-        return refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'"));
-    };
-    if let Some(size) = &wish.reserved {
-        match parse_size(size, 1) {
-            Ok(bytes) => own.reserved_bytes = bytes as i64,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("reserved: {error:#}")),
+    let mut added = false;
+    let changed = shared.tenancy.change(|specs| {
+        check_name(&name)?;
+        ensure!(table.name.as_ref().is_none_or(|own| *own == name), "the path says '{name}' and the body another name");
+        let recognised = table.recognition(&name)?;
+        match specs.iter_mut().find(|spec| spec.name == name) {
+            Some(spec) => {
+                ensure!(
+                    recognised.is_none_or(|recognised| recognised == spec.recognised),
+                    "tenant '{name}' is recognised otherwise: remove it first"
+                );
+                spec.terms = table.terms(&spec.terms);
+            }
+            None => {
+                let recognised = recognised.with_context(|| {
+                    format!("there is no tenant '{name}': to add it, state its prefix, port or user")
+                })?;
+                specs.push(TenantSpec { terms: table.terms(&Terms::default()), name: name.clone(), recognised });
+                added = true;
+            }
         }
-    }
-    if let Some(rank) = &wish.rank {
-        match rank.parse() {
-            Ok(rank) => own.rank = rank,
-            Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("rank: {error}")),
+        Ok(())
+    });
+    match changed {
+        Ok(()) => {
+            let status = if added { StatusCode::CREATED } else { StatusCode::OK };
+            (status, tenant(State(shared), Path(name)).await).into_response()
         }
-    }
-    match shared.cache.revise_tenants(&specs) {
-        Ok(revised) => {
-            tell(&revised);
-            tenant(State(shared), Path(name)).await
-        }
-        Err(error @ RegistryError::Oversubscribed(..)) => refuse(StatusCode::CONFLICT, error.to_string()),
-        Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => refuse_change(&error),
     }
 }
 
-/// Logs what a revision has changed.
-pub(crate) fn tell(revised: &[Revised]) {
-    for Revised { name, reserved_bytes: (before, now), rank: (old, new) } in revised {
-        if before != now {
-            eprintln!("flashare: tenant {name}: reserved {before} bytes before, {now} now");
-        }
-        if old != new {
-            eprintln!("flashare: tenant {name}: rank {} before, {} now", old.name(), new.name());
-        }
+/// Removes a tenant: its requests are nobody's, or another's; its memory is drained to the others.
+async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    if shared.cache.registry().find(&name).is_none() {
+        return refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'"));
     }
+    if name == DEFAULT_TENANT {
+        return refuse(StatusCode::BAD_REQUEST, "the default tenant has what nobody else claims: it stays");
+    }
+    let changed = shared.tenancy.change(|specs| {
+        specs.retain(|spec| spec.name != name);
+        Ok(())
+    });
+    match changed {
+        Ok(()) => Json(json!({ "removed": name })).into_response(),
+        Err(error) => refuse_change(&error),
+    }
+}
+
+fn refuse_change(error: &anyhow::Error) -> Response {
+    let status = match error.downcast_ref::<RegistryError>() {
+        Some(RegistryError::Unwritten(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(_) => StatusCode::CONFLICT,
+        None => StatusCode::BAD_REQUEST,
+    };
+    refuse(status, format!("{error:#}"))
 }

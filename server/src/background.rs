@@ -15,6 +15,8 @@ use crate::watch::Topic;
 
 /// Longest sleep of the cleaner: it is woken when it is wanted.
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
+/// Shortest time between two fillings of what tenants may ask for.
+const METER_LOOK: Duration = Duration::from_millis(10);
 /// Sleep of the trainer between looks.
 const TRAINER_SLEEP: Duration = Duration::from_millis(50);
 
@@ -112,8 +114,14 @@ fn clean(
     }
     let mut recovery = Recovery::of(cache);
     let mut journal_works = true;
+    let mut metered = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         cache.advance(server.now());
+        let passed = metered.elapsed();
+        if passed >= METER_LOOK {
+            metered += passed;
+            cache.pass_limits(u32::try_from(passed.as_millis()).unwrap_or(u32::MAX));
+        }
         let watched = server.watchers.wants(Topic::Evictions);
         cache.watch_evictions(watched);
         if watched {

@@ -4,8 +4,9 @@ use cache::{
     Cache, Counted, Counting, Delta, Fetched, Fetching, FlashObject, Lookup, Mode, Needs, Removed, Removing, Stored,
     Storing, Touched, Turn,
 };
-use protocol::binary::{Command, Frame, Header, Status, response_header};
+use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status, response_header};
 
+use crate::limits::Refusal;
 use crate::serve::{Served, absolute};
 use crate::session::{Connection, Spelling};
 use crate::{VERSION, stats};
@@ -42,6 +43,22 @@ pub(crate) fn request(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Conne
     if !is_sasl && command != Command::Version && !connection.is_authenticated() {
         refuse(connection, header, Status::AuthFailed);
         return Served::Done;
+    }
+    let is_store =
+        matches!(command, Command::Set | Command::Add | Command::Replace | Command::Append | Command::Prepend);
+    if cache.registry().has_limits() && !frame.key.is_empty() && !is_sasl && command != Command::Stat {
+        let bytes = HEADER_BYTES + header.body_bytes;
+        let refusal = connection.pay(cache, |own| {
+            own.ask_for_one(cache, frame.key, is_store.then_some(frame.value.len()), bytes).map(Some)
+        });
+        if let Some(refusal) = refusal {
+            if command == Command::Set {
+                turn.delete(connection.tenant_of(cache, frame.key), frame.key);
+            }
+            let status = if refusal == Refusal::TooLarge { Status::TooLarge } else { Status::Busy };
+            refuse(connection, header, status);
+            return Served::Done;
+        }
     }
     let outcome = match command {
         Command::Get { .. } => return get(cache, turn, connection, frame),
@@ -263,7 +280,7 @@ fn touch(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, frame:
 fn stat(cache: &Cache, connection: &mut Connection, frame: &Frame<'_>) -> Served {
     let server = std::sync::Arc::clone(connection.server());
     let mut lines = Vec::new();
-    stats::spell(&server, cache, frame.key, &mut lines);
+    stats::spell(&server, cache, connection.tenant, frame.key, &mut lines);
     let header = &frame.header;
     if lines == b"ERROR\r\n" {
         refuse(connection, header, Status::NotFound);

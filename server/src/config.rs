@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, CacheSettings, FlashSettings, Rank, Recognition, SyncPolicy, TenantSpec};
+use cache::{Admission, CacheSettings, FlashSettings, Limits, Rank, Recognition, SyncPolicy, TenantSpec, Terms};
 use serde::Deserialize;
 
 use crate::admin::AdminConfig;
@@ -178,17 +178,93 @@ struct File {
     tenant: Vec<TenantTable>,
 }
 
+/// A tenant as the file and the admin socket state it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TenantTable {
-    name: String,
+pub(crate) struct TenantTable {
+    pub(crate) name: Option<String>,
     prefix: Option<String>,
     port: Option<u16>,
     user: Option<String>,
-    #[serde(default)]
-    reserved: Size,
-    #[serde(default)]
-    rank: RankName,
+    reserved: Option<Size>,
+    rank: Option<RankName>,
+    weight: Option<f32>,
+    goal_hit_ratio: Option<f32>,
+    flash_reserved: Option<Size>,
+    flash_write_budget: Option<Budget>,
+    max_requests: Option<u32>,
+    max_bandwidth: Option<Size>,
+    max_connections: Option<u32>,
+    max_item_size: Option<Size>,
+}
+
+impl TenantTable {
+    /// How requests of this tenant are told; None if that is not stated.
+    ///
+    /// # Errors
+    /// More than one way is stated, or one that says nothing.
+    pub(crate) fn recognition(&self, name: &str) -> Result<Option<Recognition>> {
+        match (&self.prefix, self.port, &self.user) {
+            (Some(prefix), None, None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
+            (Some(prefix), None, None) => Ok(Some(Recognition::Prefix(prefix.clone()))),
+            (None, Some(0), None) => bail!("tenant '{name}': port 0 is none"),
+            (None, Some(port), None) => Ok(Some(Recognition::Port(port))),
+            (None, None, Some(user)) => Ok(Some(Recognition::User(user.clone()))),
+            (None, None, None) => Ok(None),
+            _ => bail!("tenant '{name}': state one of prefix, port and user"),
+        }
+    }
+
+    /// The terms, where what is not stated is as in `else`.
+    pub(crate) fn terms(&self, or: &Terms) -> Terms {
+        let limits = or.limits;
+        let bytes = |size: &Option<Size>, or: u64| size.as_ref().map_or(or, |size| size.0);
+        Terms {
+            reserved_bytes: bytes(&self.reserved, or.reserved_bytes as u64) as i64,
+            rank: self.rank.as_ref().map_or(or.rank, |rank| rank.0),
+            weight: self.weight.unwrap_or(or.weight),
+            goal_hit_ratio: self.goal_hit_ratio.unwrap_or(or.goal_hit_ratio),
+            flash_reserved_bytes: bytes(&self.flash_reserved, or.flash_reserved_bytes),
+            flash_write_rate: self.flash_write_budget.as_ref().map_or(or.flash_write_rate, |budget| budget.0),
+            limits: Limits {
+                requests: self.max_requests.unwrap_or(limits.requests),
+                bandwidth: bytes(&self.max_bandwidth, limits.bandwidth),
+                connections: self.max_connections.unwrap_or(limits.connections),
+                item_bytes: bytes(&self.max_item_size, limits.item_bytes.into()).min(u64::from(u32::MAX)) as u32,
+            },
+        }
+    }
+}
+
+/// Whether a tenant may have this name: it stands in stats keys and in paths.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == ':' || c == '/') {
+        bail!("tenant '{name}': a name is not empty and has no spaces, colons or slashes");
+    }
+    Ok(())
+}
+
+/// Bytes a second, stated as a size a second, a minute, an hour or a day: `200GB/day`.
+struct Budget(u64);
+
+impl<'de> Deserialize<'de> for Budget {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Budget, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_rate(&text).map(Budget).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Parses `200GB/day`, `10MiB/s`: bytes a second.
+pub fn parse_rate(text: &str) -> Result<u64> {
+    let (size, time) = text.split_once('/').unwrap_or((text, "s"));
+    let secs = match time.trim() {
+        "s" | "sec" | "second" => 1,
+        "min" | "minute" => 60,
+        "h" | "hour" => 60 * 60,
+        "d" | "day" => 24 * 60 * 60,
+        _ => bail!("'{text}' is no budget: write bytes for a time, such as 200GB/day or 5MiB/s"),
+    };
+    Ok((parse_size(size.trim(), 1)? / secs).max(u64::from(size.trim() != "0")))
 }
 
 /// A size in the file.
@@ -215,27 +291,17 @@ impl<'de> Deserialize<'de> for RankName {
 /// Reads tenants from the text of a configuration file. Errors name line and key.
 pub fn parse_tenants(text: &str) -> Result<Vec<TenantSpec>> {
     let file: File = toml::from_str(text)?;
-    file.tenant
-        .into_iter()
-        .map(|table| {
-            let name = table.name;
-            let recognised = match (table.prefix, table.port, table.user) {
-                (Some(prefix), None, None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
-                (Some(prefix), None, None) => Recognition::Prefix(prefix),
-                (None, Some(port), None) => Recognition::Port(port),
-                (None, None, Some(user)) => Recognition::User(user),
-                (None, None, None) if name == cache::DEFAULT_TENANT => Recognition::Rest,
-                (None, None, None) => {
-                    bail!("tenant '{name}': state how it is recognised, by prefix, by port or by user");
-                }
-                _ => bail!("tenant '{name}': state one of prefix, port and user"),
-            };
-            if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == ':') {
-                bail!("tenant '{name}': a name is not empty and has no spaces or colons");
-            }
-            Ok(TenantSpec { name, recognised, reserved_bytes: table.reserved.0 as i64, rank: table.rank.0 })
-        })
-        .collect()
+    let read = |table: TenantTable| {
+        let name = table.name.clone().context("a tenant has no name")?;
+        check_name(&name)?;
+        let recognised = match table.recognition(&name)? {
+            Some(recognised) => recognised,
+            None if name == cache::DEFAULT_TENANT => Recognition::Rest,
+            None => bail!("tenant '{name}': state how it is recognised, by prefix, by port or by user"),
+        };
+        Ok(TenantSpec { terms: table.terms(&Terms::default()), name, recognised })
+    };
+    file.tenant.into_iter().map(read).collect()
 }
 
 /// Reads tenants from a file.

@@ -11,6 +11,7 @@ mod detail;
 mod driver;
 mod flags;
 mod lifecycle;
+mod limits;
 mod listen;
 mod meta;
 mod operator;
@@ -23,12 +24,15 @@ mod session;
 mod shared;
 mod stats;
 mod telling;
+mod tenancy;
 mod tls;
 mod watch;
 mod wear;
 
 pub use admin::{AdminAt, AdminConfig};
-pub use config::{Config, Dialect, FlashPath, Security, flash_settings, parse_size, parse_tenants, read_tenants};
+pub use config::{
+    Config, Dialect, FlashPath, Security, flash_settings, parse_rate, parse_size, parse_tenants, read_tenants,
+};
 pub use driver::Driver;
 pub use flags::Flags;
 pub use lifecycle::{Running, start, start_on};

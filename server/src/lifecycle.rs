@@ -2,20 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use cache::{Cache, Device, FileDevice, JoinedDevice};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin};
+use crate::admin::Admin;
 use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
-use crate::listen::{Acceptor, Listening, bind_tcp, bind_udp, bind_unix};
+use crate::listen::{Ports, bind_tcp, bind_udp, bind_unix};
 use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
 use crate::shared::Server;
+use crate::tenancy::Tenancy;
 
 /// A running server.
 pub struct Running {
@@ -25,8 +24,8 @@ pub struct Running {
     pub cache: Arc<Cache>,
     server: Arc<Server>,
     stop: watch::Sender<bool>,
-    stopping: Arc<AtomicBool>,
-    acceptors: Vec<(JoinHandle<()>, Arc<Listening>)>,
+    ports: Arc<Ports>,
+    tenancy: Arc<Tenancy>,
     socket_file: Option<PathBuf>,
     workers: Vec<Worker>,
     datagrams: Option<Worker>,
@@ -120,13 +119,16 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     // datagrams have a worker of their own, with the portable driver
     let datagrams = udp.map(|udp| Driver::Tokio.start(server.config.threads, parts(Some(udp)))).transpose()?;
     let socket_file = server.config.unix_socket.as_ref().map(|(path, _)| path.clone());
+    let ports = Arc::new(Ports::new(&server, workers.iter().map(|worker| worker.handover.clone()).collect()));
+    let numbers = companions.as_ref().filter(|_| device.is_some()).map(|companions| companions.numbers.clone());
+    let tenancy = Arc::new(Tenancy::new(&cache, &ports, numbers));
     let mut running = Running {
         port: 0,
         cache: Arc::clone(&cache),
         server: Arc::clone(&server),
         stop,
-        stopping: Arc::new(AtomicBool::new(false)),
-        acceptors: Vec::new(),
+        ports,
+        tenancy,
         socket_file,
         workers,
         datagrams,
@@ -137,7 +139,7 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     };
     running.listen_everywhere(&server)?;
     if let Some(config) = &server.config.admin {
-        running.admin = Some(Admin::start(config, &server, &cache, running.stop.subscribe())?);
+        running.admin = Some(Admin::start(config, &server, &running.tenancy, &cache, running.stop.subscribe())?);
     }
     Ok(running)
 }
@@ -147,7 +149,7 @@ impl Running {
         let config = &server.config;
         if let Some((path, mode)) = &config.unix_socket {
             let listening = bind_unix(path, *mode, config.backlog)?;
-            return self.listen(server, listening, None, &ListenAt::unix(config.dialect));
+            return self.ports.listen(listening, None, &ListenAt::unix(config.dialect));
         }
         if config.listen.is_empty() {
             bail!("-l: name an address to listen on");
@@ -157,23 +159,12 @@ impl Running {
                 let listening = bind_tcp(&at.host, port, config.backlog)?;
                 let port = listening.port();
                 self.port = if self.port == 0 { port } else { self.port };
-                self.listen(server, listening, None, at)?;
+                self.ports.listen(listening, None, at)?;
             }
-            for port in self.cache.registry().ports().collect::<Vec<_>>() {
-                let tenant = self.cache.registry().by_port(port);
-                let listening = bind_tcp(&at.host, port, config.backlog)?;
-                self.listen(server, listening, tenant, at)?;
+            for (port, tenant) in self.cache.registry().ports() {
+                self.ports.listen(bind_tcp(&at.host, port, config.backlog)?, Some(tenant), at)?;
             }
         }
-        Ok(())
-    }
-
-    fn listen(&mut self, server: &Arc<Server>, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
-        let listening = Arc::new(listening);
-        let workers = self.workers.iter().map(|worker| worker.handover.clone()).collect();
-        let acceptor = Acceptor::new(server, &listening, Arc::clone(&self.stopping), workers, tenant, at);
-        let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
-        self.acceptors.push((thread, listening));
         Ok(())
     }
 
@@ -192,9 +183,7 @@ impl Running {
     fn reload_tenants(&self) -> Result<()> {
         if let Some(path) = &self.server.config.tenants_file {
             let specs = read_tenants(path)?;
-            let revised =
-                self.cache.revise_tenants(&specs).with_context(|| format!("configuration {}", path.display()))?;
-            admin::tell(&revised);
+            self.tenancy.replace(&specs).with_context(|| format!("configuration {}", path.display()))?;
         }
         Ok(())
     }
@@ -212,11 +201,7 @@ impl Running {
 
     /// Stops it: no new connections, what was begun is finished, threads end.
     pub fn stop(self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        for (thread, listening) in self.acceptors {
-            listening.wake();
-            let _ = thread.join();
-        }
+        self.ports.stop();
         let _ = self.stop.send(true);
         if let Some(admin) = self.admin {
             admin.stop();

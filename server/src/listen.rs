@@ -8,9 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Dialect, ListenAt, Security};
@@ -225,6 +227,69 @@ fn refuse(socket: Accepted) {
         Accepted::Unix(mut stream) => {
             let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(LINE));
             let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What is accepting, and for whom.
+struct Accepting {
+    tenant: Option<u16>,
+    thread: JoinHandle<()>,
+    listening: Arc<Listening>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Everything that is listened on. Ports of tenants are opened and closed while the server runs.
+pub(crate) struct Ports {
+    server: Arc<Server>,
+    workers: Vec<Handover>,
+    accepting: Mutex<Vec<Accepting>>,
+}
+
+impl Ports {
+    pub(crate) fn new(server: &Arc<Server>, workers: Vec<Handover>) -> Ports {
+        Ports { server: Arc::clone(server), workers, accepting: Mutex::default() }
+    }
+
+    /// Whether there are network ports at all.
+    pub(crate) fn may_open(&self) -> bool {
+        self.server.config.unix_socket.is_none()
+    }
+
+    /// Binds a port at every address of -l.
+    pub(crate) fn bind(&self, port: u16) -> Result<Vec<(Listening, ListenAt)>> {
+        let config = &self.server.config;
+        config.listen.iter().map(|at| Ok((bind_tcp(&at.host, port, config.backlog)?, at.clone()))).collect()
+    }
+
+    /// Accepts connections from now on.
+    pub(crate) fn listen(&self, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
+        let (listening, stopping) = (Arc::new(listening), Arc::new(AtomicBool::new(false)));
+        let workers = self.workers.clone();
+        let acceptor = Acceptor::new(&self.server, &listening, Arc::clone(&stopping), workers, tenant, at);
+        let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
+        self.accepting.lock().push(Accepting { tenant, thread, listening, stopping });
+        Ok(())
+    }
+
+    /// Closes the ports of a tenant.
+    pub(crate) fn close(&self, tenant: u16) {
+        self.end(|accepting| accepting.tenant == Some(tenant));
+    }
+
+    /// Closes everything.
+    pub(crate) fn stop(&self) {
+        self.end(|_| true);
+    }
+
+    fn end(&self, which: impl Fn(&Accepting) -> bool) {
+        let ending: Vec<Accepting> = self.accepting.lock().extract_if(.., |accepting| which(accepting)).collect();
+        for Accepting { thread, listening, stopping, .. } in ending {
+            stopping.store(true, Ordering::SeqCst);
+            listening.wake();
+            // a panic there was reported when it happened
+            let _ = thread.join();
+            self.server.peers.lock().remove(&listening.id());
         }
     }
 }

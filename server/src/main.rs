@@ -151,7 +151,7 @@ fn serve(flags: &Flags, config: Config) -> Result<()> {
         become_user(name)?;
     }
     let flash = running.cache.settings().flash.map_or(0, |flash| flash.bytes >> 20);
-    let tenants = running.cache.registry().tenants().len();
+    let tenants = running.cache.registry().tenants().count();
     let at = socket.unwrap_or_else(|| format!("{}:{}", hosts.join(","), running.port));
     let version = server::VERSION;
     println!(

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cache::{
-    Cache, CacheSettings, Device, Journal, JournalFile, JournalInFile, Page, PartState, Superblock, SyncPolicy,
+    Cache, CacheSettings, Device, Journal, JournalFile, JournalInFile, Numbering, Page, PartState, Recognition,
+    Released, Superblock, SyncPolicy,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::shared::wall_secs;
 
@@ -58,6 +60,8 @@ pub(crate) struct Companions {
     pub(crate) image: PathBuf,
     /// The journal.
     pub(crate) journal: PathBuf,
+    /// Which number is whose tenant.
+    pub(crate) numbers: PathBuf,
 }
 
 impl Companions {
@@ -71,7 +75,7 @@ impl Companions {
             name.push(ending);
             folder.join(name)
         };
-        Some(Companions { image: with(".index"), journal: with(".journal") })
+        Some(Companions { image: with(".index"), journal: with(".journal"), numbers: with(".tenants") })
     }
 }
 
@@ -96,6 +100,17 @@ pub(crate) fn begin(settings: &CacheSettings, opening: Option<&Opening<'_>>) -> 
 
 impl Opening<'_> {
     fn begin(&self, settings: &CacheSettings) -> Result<Cache> {
+        let numbers = self.companions.map(|companions| companions.numbers.as_path());
+        let numbering = match numbers.map(read_numbers) {
+            None => None,
+            Some(Ok(Some(numbering))) => Some(numbering),
+            Some(Ok(None)) => Some(Numbering { identity: nonce_of(settings), ..Numbering::default() }),
+            Some(Err(error)) => {
+                eprintln!("flashare: flash starts empty: {error:#}");
+                Some(Numbering { identity: nonce_of(settings), ..Numbering::default() })
+            }
+        };
+        let settings = &CacheSettings { numbering, ..settings.clone() };
         let found = read_superblocks(self.device);
         let (cache, keeps_journal) = match (self.restored(settings, found.image), found.journal) {
             (Some(cache), journal) => (cache, journal != 0),
@@ -107,6 +122,10 @@ impl Opening<'_> {
             (Restart::Crash, None) => bail!("--restart crash: a block device needs --state-dir for its journal"),
             _ => 0,
         };
+        cache.settle_tenants();
+        if let Some(path) = numbers {
+            keep_numbers(path, &cache.registry().numbering())?;
+        }
         mark(&cache, self.device, 0, journal).context("writing to flash")?;
         if let Some(companions) = self.companions {
             let _ = std::fs::remove_file(&companions.image); // without the nonce it means nothing
@@ -178,7 +197,7 @@ impl Opening<'_> {
         let flash = cache.figures().flash.context("there is no flash tier")?;
         let part = flash.segments as u64 * flash.segment_bytes as u64 / JOURNAL_PART;
         let bytes = self.journal_bytes.unwrap_or_else(|| part.clamp(1 << 20, 32 << 20));
-        let nonce = nonce_of(cache);
+        let nonce = nonce_of(cache.settings());
         let _ = std::fs::remove_file(path);
         JournalInFile::create(path, bytes.next_multiple_of(cache::PAGE_BYTES as u64))
             .and_then(|file| cache.begin_journal(self.device, Box::new(file), self.sync, boot(), nonce))
@@ -187,9 +206,70 @@ impl Opening<'_> {
     }
 }
 
-fn nonce_of(cache: &Cache) -> u64 {
+/// What a file of numbers says; None: there is none.
+fn read_numbers(path: &Path) -> Result<Option<Numbering>> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let kept: Numbers = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let released = kept.released.into_iter().map(|(prefix, version)| Released { prefix, version });
+    let numbers = kept.numbers.into_iter().map(|(name, rule)| {
+        let recognised = match rule {
+            Rule::Rest => Recognition::Rest,
+            Rule::Prefix(prefix) => Recognition::Prefix(prefix),
+            Rule::Port(port) => Recognition::Port(port),
+            Rule::User(user) => Recognition::User(user),
+        };
+        (name, recognised)
+    });
+    Ok(Some(Numbering { identity: kept.identity, numbers: numbers.collect(), released: released.collect() }))
+}
+
+/// Writes down which number is whose: whole, or as it was.
+pub(crate) fn keep_numbers(path: &Path, numbering: &Numbering) -> Result<()> {
+    let numbers = numbering.numbers.iter().map(|(name, recognised)| {
+        let rule = match recognised.clone() {
+            Recognition::Rest => Rule::Rest,
+            Recognition::Prefix(prefix) => Rule::Prefix(prefix),
+            Recognition::Port(port) => Rule::Port(port),
+            Recognition::User(user) => Rule::User(user),
+        };
+        (name.clone(), rule)
+    });
+    let released = numbering.released.iter().map(|old| (old.prefix.clone(), old.version));
+    let kept = Numbers { identity: numbering.identity, numbers: numbers.collect(), released: released.collect() };
+    let keep = || -> Result<()> {
+        let unfinished = path.with_extension("tenants-unfinished");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        file.write_all(&serde_json::to_vec_pretty(&kept)?)?;
+        file.sync_all()?;
+        Ok(std::fs::rename(&unfinished, path)?)
+    };
+    keep().with_context(|| path.display().to_string())
+}
+
+/// [`Numbering`] as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Numbers {
+    identity: u64,
+    numbers: Vec<(String, Rule)>,
+    released: Vec<(String, u64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Rule {
+    Rest,
+    Prefix(String),
+    Port(u16),
+    User(String),
+}
+
+fn nonce_of(settings: &CacheSettings) -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    cache::mix(cache.settings().seed ^ since.as_nanos() as u64 ^ u64::from(std::process::id()) << 32) | 1
+    cache::mix(settings.seed ^ since.as_nanos() as u64 ^ u64::from(std::process::id()) << 32) | 1
 }
 
 /// Names this run of the machine; 0 where the system does not.
@@ -283,7 +363,7 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, k
         eprintln!("flashare: the next start goes on to look through what was cut off");
         return Ok(());
     }
-    let nonce = nonce_of(cache);
+    let nonce = nonce_of(cache.settings());
     let image = &companions.image;
     let unfinished = image.with_extension("unfinished");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;

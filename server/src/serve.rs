@@ -118,7 +118,7 @@ pub(crate) fn request(
         }
         Request::Stats(arguments) => {
             let server = std::sync::Arc::clone(connection.server());
-            stats::spell(&server, cache, arguments, connection.out());
+            stats::spell(&server, cache, connection.tenant, arguments, connection.out());
             Served::Done
         }
         Request::Quit => Served::Close,

@@ -20,6 +20,7 @@ use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
 use crate::config::Dialect;
+use crate::limits::Refusal;
 use crate::output::Output;
 use crate::serve::{self, Served, Short};
 use crate::shared::{Doing, Peer, Server};
@@ -163,6 +164,12 @@ pub struct Connection {
     expected: usize,
     held_in: usize,
     held_out: usize,
+    /// The tenant among whose connections this one counts.
+    counted: Option<u16>,
+    /// The request that comes next has been taken from its tenant's limits.
+    paid: bool,
+    /// The tenant to whose bandwidth the reply goes.
+    payer: Option<u16>,
 }
 
 impl Connection {
@@ -195,6 +202,57 @@ impl Connection {
             expected: 0,
             held_in: 0,
             held_out: 0,
+            counted: None,
+            paid: false,
+            payer: None,
+        }
+    }
+
+    /// Counts it among the connections of its tenant. False: it may not be one, and is over.
+    fn belong(&mut self, cache: &Cache) -> bool {
+        let registry = cache.registry();
+        if let Some(before) = self.counted.take_if(|before| Some(*before) != self.tenant) {
+            registry.tenant(before).meter.disconnect();
+        }
+        let Some(tenant) = self.tenant else { return true };
+        let line = match () {
+            () if !registry.tenant(tenant).is_present() => "ERROR this tenant is gone",
+            () if self.counted.is_some() => return true,
+            () if registry.tenant(tenant).meter.connect() => {
+                self.counted = Some(tenant);
+                return true;
+            }
+            () => "ERROR Too many open connections",
+        };
+        if self.dialect != Dialect::Binary {
+            self.reply(Reply::Wanted, line);
+        }
+        self.closing = true;
+        false
+    }
+
+    /// Takes a request from its tenant's limits, once. Returns why it is refused, if it is.
+    pub(crate) fn pay(
+        &mut self,
+        cache: &Cache,
+        ask: impl FnOnce(&Connection) -> Result<Option<u16>, Refusal>,
+    ) -> Option<Refusal> {
+        if std::mem::replace(&mut self.paid, true) {
+            return None;
+        }
+        match ask(self) {
+            Ok(payer) => {
+                self.payer = payer.filter(|tenant| cache.registry().tenant(*tenant).meter.is_limited());
+                None
+            }
+            Err(refusal) => Some(refusal),
+        }
+    }
+
+    /// Charges what was spelled to who asked for it.
+    fn charge(&mut self, cache: &Cache, before: usize) {
+        if let Some(tenant) = self.payer.take() {
+            cache.registry().tenant(tenant).meter.moved(self.output_bytes().saturating_sub(before));
         }
     }
 
@@ -222,6 +280,9 @@ impl Connection {
             return false;
         }
         self.pause = Pause::None;
+        if !self.belong(cache) {
+            return false;
+        }
         let mut stored = false;
         let mut turn = cache.turn(worker);
         self.limited = false;
@@ -277,12 +338,14 @@ impl Connection {
             self.dialect = if is_binary { Dialect::Binary } else { Dialect::Ascii };
         }
         let input = std::mem::take(&mut self.input);
+        let before = if cache.registry().has_limits() { self.output_bytes() } else { 0 };
         let goes_on = match self.dialect {
             Dialect::Binary => self.serve_frame(cache, turn, &input, stored),
             _ if !self.authenticated => self.serve_login(cache, &input),
             _ => self.serve_line(cache, turn, &input, stored),
         };
         self.input = input;
+        self.charge(cache, before);
         if self.expected > self.input.capacity() {
             self.input.reserve_exact(self.expected - self.input.len());
         }
@@ -355,6 +418,12 @@ impl Connection {
             self.look_ahead(cache, turn, input);
         }
         let parsed = text::parse(&input[self.used..]);
+        if cache.registry().has_limits()
+            && let text::Parsed::Line(request, line) = &parsed
+            && let Some(goes_on) = self.refuse(cache, turn, request, *line)
+        {
+            return goes_on;
+        }
         match parsed {
             text::Parsed::Incomplete => false,
             text::Parsed::Hopeless => self.give_up(),
@@ -380,6 +449,37 @@ impl Connection {
                 self.finish(served, line)
             }
         }
+    }
+
+    /// Refuses a request beyond its tenant's limits, and what comes with it. A set that is refused takes the old value away, as one
+    /// that fails in memcached does. None: it is to be served.
+    fn refuse(&mut self, cache: &Cache, turn: &mut Turn<'_>, request: &Request<'_>, line: usize) -> Option<bool> {
+        let body = match request {
+            Request::Store(store) => store.bytes + 2,
+            Request::MetaStore(_, bytes, _) => bytes + 2,
+            _ => 0,
+        };
+        let refusal = self.pay(cache, |own| own.ask_for_all(cache, request, line + body))?;
+        match request {
+            Request::Store(store) if store.verb == StoreVerb::Set => {
+                turn.delete(self.tenant_of(cache, store.key), store.key);
+            }
+            Request::MetaStore(key, _, words) => {
+                let mut decoded = [0; protocol::KEY_BYTES_MAX];
+                let meta = Meta::parse(key, *words).ok();
+                if let Some(key) = meta.as_ref().and_then(|meta| meta.key_in(&mut decoded)) {
+                    turn.delete(self.tenant_of(cache, key), key);
+                }
+            }
+            _ => {}
+        }
+        let reply = match request {
+            Request::Store(store) => store.reply,
+            Request::Arithmetic { reply, .. } | Request::Touch { reply, .. } | Request::Delete(_, reply) => *reply,
+            _ => Reply::Wanted,
+        };
+        self.reply(reply, &refusal.line());
+        Some(self.finish(if body > 0 { Served::Skip(body) } else { Served::Done }, line))
     }
 
     /// What it sent makes no sense: nothing more is served.
@@ -595,11 +695,13 @@ impl Connection {
             Served::Done => {
                 self.used += bytes;
                 self.answered = 0;
+                self.paid = false;
                 true
             }
             Served::Skip(more) => {
                 self.used += bytes;
                 self.skip = more;
+                self.paid = false;
                 true
             }
             Served::Close => {
@@ -679,6 +781,11 @@ impl Connection {
             Completed::Hit(object) => Some(object),
             Completed::Miss => None,
         };
+        if let Some(object) = &filled
+            && cache.registry().has_limits()
+        {
+            cache.registry().tenant(self.tenant_of(cache, &key)).meter.moved(object.value.len());
+        }
         let is_slot = |chunk: &Chunk| matches!(chunk, Chunk::Hole { slot: own, .. } if *own == slot);
         if self.behind.front().is_some_and(is_slot) {
             let Some(Chunk::Hole { spelling, .. }) = self.behind.pop_front() else { unreachable!("looked at above") };
@@ -798,6 +905,9 @@ impl Connection {
     pub fn end(&mut self, cache: &Cache) {
         if let Some(watcher) = self.watcher.take() {
             self.server.watchers.remove(&watcher);
+        }
+        if let Some(tenant) = self.counted.take() {
+            cache.registry().tenant(tenant).meter.disconnect();
         }
         release(cache, &mut self.held_in, 0);
         release(cache, &mut self.held_out, 0);

@@ -181,12 +181,12 @@ impl Server {
     /// All tenants' totals since the last reset.
     pub(crate) fn sum(&self, cache: &Cache) -> Totals {
         let mut sum = Totals::default();
-        cache.registry().tenants().iter().for_each(|tenant| sum.add(&self.totals(cache, tenant.id)));
+        cache.registry().all().for_each(|tenant| sum.add(&self.totals(cache, tenant.id)));
         sum
     }
 
     pub(crate) fn reset(&self, cache: &Cache) {
-        let now = cache.registry().tenants().iter().map(|tenant| cache.totals(tenant.id)).collect();
+        let now = cache.registry().all().map(|tenant| cache.totals(tenant.id)).collect();
         *self.baseline.lock() = now;
         for counter in [
             &self.connections_total,

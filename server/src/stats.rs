@@ -71,8 +71,8 @@ const FIXED_FLASH_SETTINGS: &[(&str, &str)] = &[
     ("ext_drop_unread", "no"),
 ];
 
-/// Answers `stats ARGUMENTS`.
-pub(crate) fn spell(server: &Server, cache: &Cache, arguments: &[u8], out: &mut Vec<u8>) {
+/// Answers `stats ARGUMENTS`, on a connection of this tenant's.
+pub(crate) fn spell(server: &Server, cache: &Cache, own: Option<u16>, arguments: &[u8], out: &mut Vec<u8>) {
     let mut words = arguments.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next()) {
         (None, ..) => general(server, cache, out),
@@ -96,7 +96,7 @@ pub(crate) fn spell(server: &Server, cache: &Cache, arguments: &[u8], out: &mut 
             return;
         }
         (Some(b"cachedump"), class, limit) => {
-            cachedump(server, cache, class, limit, out);
+            cachedump(server, cache, own, (class, limit), out);
             return;
         }
         _ => {
@@ -296,7 +296,7 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "read_buf_mem_limit", options.reply_bytes);
     stat(out, "client_flags_size", 4);
     stat(out, "io_driver", server.driver);
-    stat(out, "tenants", cache.registry().tenants().len());
+    stat(out, "tenants", cache.registry().tenants().count());
     stat(out, "flash_path", flash_paths(config));
     stat(out, "flash_bytes", cache.settings().flash.map_or(0, |flash| flash.bytes));
     stat(out, "admission_threshold", cache.settings().threshold);
@@ -407,7 +407,13 @@ fn detail(server: &Server, what: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// Keys of the newest objects in DRAM, at most 2 MiB of them, as in memcached.
-fn cachedump(server: &Server, cache: &Cache, class: Option<&[u8]>, limit: Option<&[u8]>, out: &mut Vec<u8>) {
+fn cachedump(
+    server: &Server,
+    cache: &Cache,
+    own: Option<u16>,
+    (class, limit): (Option<&[u8]>, Option<&[u8]>),
+    out: &mut Vec<u8>,
+) {
     let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<u32>().ok();
     if !server.config.dump {
         return line(out, "CLIENT_ERROR stats cachedump not allowed");
@@ -424,7 +430,7 @@ fn cachedump(server: &Server, cache: &Cache, class: Option<&[u8]>, limit: Option
     if class == 1 {
         let mut left = if limit == 0 { u32::MAX } else { limit };
         let start = out.len();
-        let mut listing = cache.list_keys(None);
+        let mut listing = cache.list_keys(own);
         while left > 0 && out.len() - start < 2 << 20 {
             let keys = listing.next(cache);
             if keys.is_empty() {
@@ -458,6 +464,8 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
             row(key, &totals.get(*count));
         }
         row("get_hits", &totals.hits());
+        row("requests_refused", &tenant.meter.refused());
+        row("connections", &tenant.meter.connections());
         row("model_samples", &samples);
         row("model_trained", &trained);
         row("model_accuracy", &format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));

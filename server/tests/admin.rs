@@ -76,7 +76,15 @@ fn what_cannot_be_is_refused_whole_with_the_reason() {
         ("/tenants/a", "{\"reserved\": \"2MiB\", \"rank\": \"best\"}", 400, "no rank"),
         ("/tenants/a", "{\"wings\": 2}", 400, "wings"),
         ("/tenants/a", "nonsense", 400, "expected"),
-        ("/tenants/none", "{\"reserved\": \"2MiB\"}", 404, "no tenant"),
+        ("/tenants/none", "{\"reserved\": \"2MiB\"}", 400, "no tenant"),
+        ("/tenants/a", "{\"prefix\": \"b:\"}", 400, "otherwise"),
+        ("/tenants/a", "{\"name\": \"b\"}", 400, "another name"),
+        ("/tenants/a", "{\"weight\": 0}", 409, "weight"),
+        ("/tenants/a", "{\"goal_hit_ratio\": 1.5}", 409, "goal"),
+        ("/tenants/a", "{\"flash_write_budget\": \"1GiB/fortnight\"}", 400, "200GB/day"),
+        ("/tenants/c", "{\"prefix\": \"b:\"}", 409, "same prefix"),
+        ("/tenants/c", "{\"prefix\": \"c:\", \"port\": 1}", 400, "one of"),
+        ("/tenants/c:", "{\"prefix\": \"c:\"}", 400, "colons"),
         ("/nowhere", "{}", 404, "/healthz"),
     ] {
         let (got, answer) = rig.json("PUT", path, body);
@@ -84,7 +92,100 @@ fn what_cannot_be_is_refused_whole_with_the_reason() {
         assert!(got == status && said.contains(reason), "{path} {body}: {got}, {said}");
         assert_eq!((rig.reserved("a"), rig.reserved("b")), (1 << 20, 1 << 20));
     }
-    assert_eq!(rig.ask("DELETE", "/tenants/a", None, "").0, 405);
+    assert_eq!(rig.ask("DELETE", "/tenants/default", None, "").0, 400);
+    assert_eq!(rig.ask("DELETE", "/tenants/none", None, "").0, 404);
+    assert_eq!(rig.ask("POST", "/tenants/a", None, "").0, 405);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", taken)).unwrap();
+    let (status, answer) = rig.json("PUT", "/tenants/p", &format!("{{\"port\": {taken}}}"));
+    assert!(status == 400 && answer["error"].as_str().unwrap().contains("cannot listen"), "{answer}");
+    assert_eq!(rig.json("GET", "/tenants/p", "").0, 404);
+}
+
+#[test]
+fn tenants_come_and_go_while_they_are_served() {
+    let rig = start(&["-l", "127.0.0.1"]);
+    let mut client = rig.server.client();
+    // before c is there, its keys are the default tenant's
+    client.expect("set c:key 0 0 3\r\nold\r\nset other 0 0 4\r\nkept\r\n", "STORED\r\nSTORED\r\n");
+    let (status, c) = rig.json("PUT", "/tenants/c", r#"{"prefix": "c:", "reserved": "1MiB"}"#);
+    assert_eq!((status, &c["reserved_configured"]), (201, &json!(1 << 20)));
+    client.expect("get c:key\r\n", "END\r\n");
+    client.expect("set c:key 0 0 3\r\nnew\r\nget c:key\r\n", "STORED\r\nVALUE c:key 0 3\r\nnew\r\nEND\r\n");
+    assert_eq!(rig.json("GET", "/tenants/c", "").1["cmd_set"], json!(1));
+    // when it goes, the keys are the default tenant's again: neither its value nor the one of before is there
+    assert_eq!(rig.json("DELETE", "/tenants/c", ""), (200, json!({"removed": "c"})));
+    client.expect("get c:key other\r\n", "VALUE other 0 4\r\nkept\r\nEND\r\n");
+    client.expect("add c:key 0 0 5\r\nthird\r\n", "STORED\r\n");
+    assert_eq!(rig.json("GET", "/tenants/c", "").0, 404);
+    // and when it comes back, it begins with nothing
+    assert_eq!(rig.json("PUT", "/tenants/c", r#"{"prefix": "c:"}"#).0, 201);
+    client.expect("get c:key\r\n", "END\r\n");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    assert_eq!(rig.json("PUT", "/tenants/p", &format!("{{\"port\": {free}}}")).0, 201);
+    let mut own = common::Client { stream: TcpStream::connect(("127.0.0.1", free)).unwrap() };
+    own.expect("set other 0 0 3\r\nown\r\nget other\r\n", "STORED\r\nVALUE other 0 3\r\nown\r\nEND\r\n");
+    // a flush and a listing by others do not reach it, nor its own them
+    own.expect("flush_all\r\n", "OK\r\n");
+    client.expect("get other\r\n", "VALUE other 0 4\r\nkept\r\nEND\r\n");
+    own.expect("set other 0 0 3\r\nown\r\n", "STORED\r\n");
+    client.send(b"stats cachedump 1 0\r\n");
+    assert!(!client.read_until("END\r\n").contains("[3 b;"), "its keys are nobody else's");
+    client.expect("flush_all\r\nget other\r\n", "OK\r\nEND\r\n");
+    own.expect("get other\r\n", "VALUE other 0 3\r\nown\r\nEND\r\n");
+    assert_eq!(rig.ask("DELETE", "/tenants/p", None, "").0, 200);
+    own.expect("get other\r\n", "ERROR this tenant is gone\r\n");
+    assert!(TcpStream::connect(("127.0.0.1", free)).is_err(), "its port is closed");
+}
+
+#[test]
+fn limits_hold_for_their_tenant_only() {
+    let rig = start(&[]);
+    let mut client = rig.server.client();
+    let limits = r#"{"max_requests": 50, "max_item_size": "1KiB"}"#;
+    assert_eq!(rig.json("PUT", "/tenants/a", limits).0, 200);
+    let large = "x".repeat(1100);
+    client.expect("set a:k 0 0 5\r\nfirst\r\n", "STORED\r\n");
+    client.expect(
+        &format!("set a:k 0 0 1100\r\n{large}\r\nget a:k\r\nset b:k 0 0 1100\r\n{large}\r\n"),
+        "SERVER_ERROR object too large for cache\r\nEND\r\nSTORED\r\n",
+    );
+    let mut refused = 0;
+    for n in 0..400 {
+        // a multiget asks once for each key, however its keys are spelled
+        client.send(if n % 2 == 0 { b"get a:x a:y\r\nmn\r\n" } else { b"mg YTp4 b v\r\nmn\r\n" });
+        refused += usize::from(client.read_until("MN\r\n").contains("SERVER_ERROR limit of requests"));
+    }
+    assert!(refused > 200, "{refused}");
+    client.expect("set a:k 0 0 5 noreply\r\nnever\r\nget b:k2\r\n", "END\r\n");
+    let told = rig.json("GET", "/tenants/a", "").1["requests_refused"].as_u64().unwrap();
+    assert!(told > refused as u64, "{told}");
+    assert_eq!(rig.json("GET", "/tenants/b", "").1["requests_refused"], json!(0));
+    assert_eq!(rig.json("PUT", "/tenants/a", r#"{"max_requests": 0}"#).0, 200);
+    client.expect("get a:k\r\n", "END\r\n");
+    // connections, of a tenant with a port of its own
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let body = format!("{{\"port\": {free}, \"max_connections\": 2, \"max_bandwidth\": \"100kB\"}}");
+    assert_eq!(rig.json("PUT", "/tenants/p", &body).0, 201);
+    let connect = || common::Client { stream: TcpStream::connect(("127.0.0.1", free)).unwrap() };
+    let (mut one, mut two) = (connect(), connect());
+    one.expect("mn\r\n", "MN\r\n");
+    two.expect("mn\r\n", "MN\r\n");
+    connect().expect_answer(b"ERROR Too many open connections\r\n");
+    drop(two);
+    let again = std::iter::repeat_with(|| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let mut client = connect();
+        client.send(b"mn\r\n");
+        let mut answer = [0; 4];
+        client.stream.read_exact(&mut answer).is_ok() && answer == *b"MN\r\n"
+    });
+    assert!(again.take(400).any(|served| served), "a place that came free is given again");
+    let large = "y".repeat(90_000);
+    one.expect(&format!("set k 0 0 90000\r\n{large}\r\n"), "STORED\r\n");
+    one.send(b"get k\r\n");
+    one.read_until("END\r\n");
+    one.expect("get k\r\n", "SERVER_ERROR limit of bandwidth exceeded, try again later\r\n");
 }
 
 #[test]
@@ -134,7 +235,11 @@ fn a_reload_is_whole_or_nothing() {
     };
     assert_eq!(reload(&TENANTS.replace("1MiB", "2MiB")), (2 << 20, 2 << 20));
     assert_eq!(reload(&TENANTS.replace("1MiB", "5MiB")), (2 << 20, 2 << 20), "more than there is");
-    assert_eq!(reload(&TENANTS.replace("name = \"b\"", "name = \"c\"")), (2 << 20, 2 << 20), "another tenant");
+    assert_eq!(reload(&TENANTS.replace("prefix = \"b:\"", "prefix = \"a:\"")), (2 << 20, 2 << 20), "ambiguous");
     assert_eq!(reload("[[tenant]\n"), (2 << 20, 2 << 20), "no TOML");
     assert_eq!(reload(TENANTS), (1 << 20, 1 << 20));
+    std::fs::write(&file, TENANTS.replace("name = \"b\"\nprefix = \"b:\"", "name = \"c\"\nprefix = \"c:\"")).unwrap();
+    rig.server.running.as_ref().unwrap().reload();
+    let names = rig.json("GET", "/tenants", "").1;
+    assert_eq!(names.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "c", "default"]);
 }

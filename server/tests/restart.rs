@@ -129,3 +129,42 @@ fn what_is_in_memory_outlives_a_clean_stop_in_its_file() {
     let refused = begin(&[]).err().expect("a damaged file is refused");
     assert!(format!("{refused:#}").contains("remove it"), "{refused:#}");
 }
+
+#[test]
+fn tenants_keep_their_numbers_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, file) = (folder.path().join("flash"), folder.path().join("tenants.toml"));
+    let tenants = |names: &[&str]| {
+        let tables = names.iter().map(|name| format!("[[tenant]]\nname = \"{name}\"\nprefix = \"{name}:\"\n"));
+        std::fs::write(&file, tables.collect::<String>()).unwrap();
+    };
+    let flags = ["--config", file.to_str().unwrap()];
+    tenants(&["a", "b"]);
+    let (running, mut client) = begin(&flash, &flags);
+    client
+        .expect("set a:k 0 0 1\r\na\r\nset b:k 0 0 1\r\nb\r\nset c:k 0 0 1\r\nd\r\n", "STORED\r\nSTORED\r\nSTORED\r\n");
+    // c takes its keys over from default, a goes, and all of it outlives the stop, in whatever order the file names them
+    tenants(&["c", "b"]);
+    running.reload();
+    client.expect("set c:k 0 0 1\r\nc\r\nget a:k b:k\r\n", "STORED\r\nVALUE b:k 0 1\r\nb\r\nEND\r\n");
+    running.stop();
+    let (running, mut client) = begin(&flash, &flags);
+    client.expect("get a:k b:k c:k\r\n", "VALUE b:k 0 1\r\nb\r\nVALUE c:k 0 1\r\nc\r\nEND\r\n");
+    running.stop();
+    // b's keys are default's for a while: what b stored before is out of date when it comes back
+    tenants(&["a", "c"]);
+    let (running, mut client) = begin(&flash, &flags);
+    client.expect("get a:k b:k c:k\r\n", "VALUE c:k 0 1\r\nc\r\nEND\r\n");
+    client.expect("set b:k 0 0 1\r\nn\r\n", "STORED\r\n");
+    running.stop();
+    tenants(&["b"]);
+    let (running, mut client) = begin(&flash, &flags);
+    client.expect("get a:k b:k c:k\r\n", "END\r\n");
+    running.stop();
+    // without the file nobody knows whose is what
+    std::fs::remove_file(folder.path().join("flash.tenants")).unwrap();
+    tenants(&[]);
+    let (running, mut client) = begin(&flash, &flags);
+    client.expect("get a:k b:k c:k\r\n", "END\r\n");
+    running.stop();
+}

@@ -37,10 +37,6 @@ impl Balance {
 }
 
 impl Account {
-    pub(crate) fn new(reserved: i64) -> Account {
-        Account { reserved: AtomicI64::new(reserved), ..Account::default() }
-    }
-
     /// Its figures now.
     pub fn balance(&self) -> Balance {
         let reserved = self.reserved.load(Ordering::Relaxed) - self.taxed.load(Ordering::Relaxed);

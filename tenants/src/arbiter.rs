@@ -19,13 +19,16 @@ impl Registry {
     /// its reservation is passed over. Returns whether anything moved.
     pub fn shadow_hit(&self, winner: u16, mut dice: u64) -> bool {
         let _turn = self.arbitration.lock();
-        let tenants = self.tenants();
+        let count = self.count();
+        if !self.tenant(winner).is_present() {
+            return false;
+        }
         for _ in 0..PICKS {
             dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let loser = &tenants[(dice >> 33) as usize % tenants.len()];
+            let loser = self.tenant(((dice >> 33) as usize % count) as u16);
             if loser.id != winner && loser.account.granted() >= CREDIT_BYTES {
                 loser.account.grant(-CREDIT_BYTES);
-                tenants[winner as usize].account.grant(CREDIT_BYTES);
+                self.tenant(winner).account.grant(CREDIT_BYTES);
                 return true;
             }
         }
@@ -37,8 +40,11 @@ impl Registry {
     /// memory was read lately.
     pub fn share_out(&self, memory: i64, active: impl Fn(u16) -> f64) {
         let _turn = self.arbitration.lock();
-        let tenants = self.tenants();
-        let configured: i64 = tenants.iter().map(Tenant::reserved_bytes).sum();
+        let tenants: Vec<&Tenant> = self.tenants().collect();
+        for tenant in self.all().filter(|tenant| !tenant.is_present()) {
+            tenant.account.set(0, 0, 0);
+        }
+        let configured: i64 = tenants.iter().map(|tenant| tenant.reserved_bytes()).sum();
         // reservations are stated in units of -m; indexes and buffers take their part of it from everyone alike
         let scale = (memory as f64 / self.memory_configured() as f64).min(1.0);
         let scale = if configured > 0 { scale.min(memory as f64 / configured as f64) } else { scale };
@@ -67,7 +73,7 @@ impl Registry {
 
     /// Sum of all targets.
     pub fn targets_sum(&self) -> i64 {
-        self.tenants().iter().map(|tenant| tenant.account.balance().target).sum()
+        self.all().map(|tenant| tenant.account.balance().target).sum()
     }
 }
 
@@ -79,16 +85,15 @@ fn tax(active: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Recognition, TenantSpec};
+    use crate::registry::{Recognition, TenantSpec, Terms};
 
     fn registry(reserved: &[i64]) -> Registry {
         let specs = reserved.iter().enumerate().map(|(n, reserved)| TenantSpec {
             name: format!("t{n}"),
             recognised: Recognition::Prefix(format!("t{n}:")),
-            reserved_bytes: *reserved,
-            rank: crate::Rank::Lru,
+            terms: Terms { reserved_bytes: *reserved, ..Terms::default() },
         });
-        Registry::new(specs.collect(), 64 << 20, 1 << 20).unwrap()
+        Registry::new(specs.collect(), 64 << 20, 0, 1 << 20, None).unwrap()
     }
 
     #[test]
@@ -113,7 +118,7 @@ mod tests {
             moved += usize::from(registry.shadow_hit(1, dice));
         }
         assert!(moved > 100);
-        let loser = registry.tenants()[2].account.balance();
+        let loser = registry.tenant(2).account.balance();
         assert!(loser.target >= loser.reserved);
         assert!(!registry.shadow_hit(1, 1), "nothing is left to give");
     }
@@ -123,7 +128,7 @@ mod tests {
         assert_eq!((tax(1.0), tax(0.0)), (1.0, 2.0));
         let registry = registry(&[16 << 20, 16 << 20]);
         registry.share_out(64 << 20, |id| if id == 1 { 0.0 } else { 1.0 });
-        assert_eq!(registry.tenants()[1].account.balance().reserved, 8 << 20);
-        assert_eq!(registry.tenants()[2].account.balance().reserved, 16 << 20);
+        assert_eq!(registry.tenant(1).account.balance().reserved, 8 << 20);
+        assert_eq!(registry.tenant(2).account.balance().reserved, 16 << 20);
     }
 }

@@ -8,6 +8,7 @@
 mod account;
 mod arbiter;
 mod contest;
+mod meter;
 mod rank;
 mod registry;
 mod shadow_queue;
@@ -15,6 +16,10 @@ mod shadow_queue;
 pub use account::{Account, Balance};
 pub use arbiter::{CREDIT_BYTES, IDLE_AFTER_SECS};
 pub use contest::{Contestant, contest};
+pub use meter::{Exceeded, Limits, Meter};
 pub use rank::{RANKS, Rank, Standing};
-pub use registry::{DEFAULT_TENANT, Recognition, Registry, RegistryError, Revised, Tenant, TenantSpec};
+pub use registry::{
+    DEFAULT_TENANT, Numbering, Recognition, Registry, RegistryError, Released, Revised, TENANTS_MAX, Tenant,
+    TenantSpec, Terms,
+};
 pub use shadow_queue::ShadowQueue;

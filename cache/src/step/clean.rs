@@ -72,7 +72,7 @@ impl Cache {
 
     /// The tenant that should give memory back first.
     fn lowest_need(&self) -> u16 {
-        let balances = self.registry.tenants().iter().map(|tenant| (tenant.id, tenant.account.balance()));
+        let balances = self.registry.all().map(|tenant| (tenant.id, tenant.account.balance()));
         let with_objects = balances.filter(|(_, balance)| balance.in_use > 0);
         with_objects.min_by(|a, b| a.1.need().total_cmp(&b.1.need())).map_or(0, |(id, _)| id)
     }
@@ -85,10 +85,10 @@ impl Cache {
         for id in chosen {
             self.memory.scan(&guard, *id, |part| {
                 let object = part.owner;
-                if self.is_dead(object.tenant(), object.version(), object.expiry()).is_some() {
+                if self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some() {
                     let lock = self.memory.lock(part.hash);
                     if self.memory.part_at(&guard, part.location()).is_some()
-                        && self.is_dead(object.tenant(), object.version(), object.expiry()).is_some()
+                        && self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some()
                         && self.hide(&lock, object)
                     {
                         worker.hands.count_reclaimed(object.tenant(), &object);

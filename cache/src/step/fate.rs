@@ -37,7 +37,7 @@ impl Cache {
         let seen = self.observe(object);
         let tenant = object.tenant();
         let rank = self.registry.tenant(tenant).rank();
-        let model = if rank.wants_score() { *self.judges[usize::from(tenant)].model.read() } else { None };
+        let model = if rank.wants_score() { *self.standing(tenant).model.read() } else { None };
         let standing = Standing {
             idle: seen.idle,
             age: seen.age,
@@ -93,7 +93,7 @@ impl Cache {
     }
 
     fn admits(&self, hash: u64, object: &Object<'_>, observation: &Observation) -> bool {
-        let model = *self.judges[usize::from(object.tenant())].model.read();
+        let model = *self.standing(object.tenant()).model.read();
         self.settings.admission.admits(&Candidate {
             observation,
             model: model.as_ref(),

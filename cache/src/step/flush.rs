@@ -58,8 +58,10 @@ impl Cache {
         let pages = pages.flatten();
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
         let sealed = flash.recycle(&intent, pages.as_deref(), hash_of, |place, record, clock| {
-            let known = usize::from(record.head.tenant) < self.judges.len();
-            if known && self.is_dead(record.head.tenant, record.head.version, record.head.expiry).is_none() {
+            let known = self.is_known(record.head.tenant);
+            if known
+                && self.is_dead(record.head.tenant, record.head.key, record.head.version, record.head.expiry).is_none()
+            {
                 self.leave_flash(flash, worker, place, &record, clock);
             }
         });
@@ -70,7 +72,7 @@ impl Cache {
         let residence = self.clock.tick().wrapping_sub(sealed).max(1);
         let horizon = (self.horizon.load(Ordering::Relaxed) * 3 + residence.min(1 << 19)) / 4;
         self.horizon.store(horizon, Ordering::Relaxed);
-        self.judges.iter().for_each(|judge| judge.sampler.lock().set_horizon(horizon));
+        self.standings.iter().for_each(|(_, standing)| standing.sampler.lock().set_horizon(horizon));
     }
 
     /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation. What the model

@@ -14,16 +14,12 @@ const BUCKETS_A_STEP: usize = 512;
 /// A period ends early when so many ticks have passed: an object keeps its last access in 20 bits.
 const TICKS_MAX: u32 = 1 << (log_memory::TICK_BITS - 2);
 
-/// Which share of each tenant's bytes was active in the last whole period, as bits of an f32.
-pub(crate) struct Activity(Box<[AtomicU32]>);
+/// Which share of a tenant's bytes was active in the last whole period, as bits of an f32.
+pub(crate) struct Activity(AtomicU32);
 
-impl Activity {
-    pub(crate) fn new(tenants: usize) -> Activity {
-        Activity((0..tenants).map(|_| AtomicU32::new(1f32.to_bits())).collect())
-    }
-
-    pub(crate) fn of(&self, tenant: u16) -> f64 {
-        f64::from(f32::from_bits(self.0[usize::from(tenant)].load(Ordering::Relaxed)))
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity(AtomicU32::new(1f32.to_bits()))
     }
 }
 
@@ -44,7 +40,7 @@ struct Walk {
 impl Cache {
     /// Which share of a tenant's memory is active, from 0 to 1.
     pub fn activity(&self, tenant: u16) -> f64 {
-        self.activity.of(tenant)
+        f64::from(f32::from_bits(self.standing(tenant).activity.0.load(Ordering::Relaxed)))
     }
 
     pub(super) fn idle_step(&self, background: &mut Background) {
@@ -57,13 +53,14 @@ impl Cache {
         let is_over =
             now.saturating_sub(second) >= self.settings.idle_secs || ticks_since(tick, first_tick) >= TICKS_MAX;
         if walk.is_none() && is_over {
-            *walk = Some(Walk { cursor: Cursor::default(), bytes: vec![(0, 0); self.registry.tenants().len()] });
+            *walk = Some(Walk { cursor: Cursor::default(), bytes: vec![(0, 0); self.registry.count()] });
         }
         let Some(Walk { cursor, bytes }) = walk else { return };
         let length = ticks_since(tick, first_tick);
         let guard = background.worker.participant.enter();
         let more = self.memory.visit(&guard, cursor, BUCKETS_A_STEP, |object| {
-            let (active, all) = &mut bytes[usize::from(object.tenant())];
+            // who came while the walk went on is looked at in the next
+            let Some((active, all)) = bytes.get_mut(usize::from(object.tenant())) else { return };
             *all += object.charged_bytes() as u64;
             if ticks_since(tick, object.access().last) <= length {
                 *active += object.charged_bytes() as u64;
@@ -72,10 +69,10 @@ impl Cache {
         if more {
             return;
         }
-        for (share, (active, all)) in self.activity.0.iter().zip(bytes) {
+        for ((_, standing), (active, all)) in self.standings.iter().zip(bytes) {
             // who holds nothing keeps nothing from others
             let fraction = if *all == 0 { 1.0 } else { *active as f32 / *all as f32 };
-            share.store(fraction.to_bits(), Ordering::Relaxed);
+            standing.activity.0.store(fraction.to_bits(), Ordering::Relaxed);
         }
         *walk = None;
         *began = Some((now, tick));

@@ -59,8 +59,12 @@ impl Cache {
         }
     }
 
-    /// Whether free segments are so few that [`Cache::step`] should be called at once.
+    /// Whether [`Cache::step`] should be called at once: free segments are few, or the index is nearly full.
     pub fn wants_cleaning(&self) -> bool {
+        self.is_short() || self.wants_larger_index()
+    }
+
+    fn is_short(&self) -> bool {
         self.settings.evict && self.memory.segments_free() < self.segments_low()
     }
 
@@ -89,12 +93,12 @@ impl Cache {
             self.recycle_step(flash, device, background);
             self.sweep_step(flash);
         }
-        if self.wants_cleaning() {
+        if self.is_short() {
             self.clean_pass(background, device);
         } else {
             self.room_wanted.store(0, Ordering::Relaxed); // who waited can go on, or will ask again
         }
-        growing || self.wants_cleaning() || recovers
+        growing || self.is_short() || recovers
     }
 
     /// Waits for the segment that is being written beside the steps, if one is. Before the background thread ends.

@@ -31,8 +31,8 @@ impl Cache {
             return Trained::Nothing;
         }
         let tick = self.clock.tick();
-        let fresh = self.judges.iter().enumerate().map(|(tenant, judge)| {
-            let mut sampler = judge.sampler.lock();
+        let fresh = self.standings.iter().map(|(tenant, standing)| {
+            let mut sampler = standing.sampler.lock();
             sampler.expire(tick);
             let enough = (sampler.len() / FRESH_PART).max(FRESH_MIN);
             if !sampler.is_mature(tick) {
@@ -44,15 +44,15 @@ impl Cache {
         if fresh == 0 {
             return Trained::Nothing;
         }
-        let judge = &self.judges[tenant];
-        let samples = judge.sampler.lock().take();
+        let standing = &self.standings[tenant];
+        let samples = standing.sampler.lock().take();
         if samples.len() < 2 * CLASS_MIN {
             return Trained::Nothing;
         }
         if let Ok(model) = train(&samples) {
-            let before = judge.trained.fetch_add(1, Ordering::Relaxed);
+            let before = standing.trained.fetch_add(1, Ordering::Relaxed);
             let share = 1.0 / (before + 1).min(MODELS_AVERAGED) as f32;
-            let mut current = judge.model.write();
+            let mut current = standing.model.write();
             *current = Some(current.map_or(model, |old| old.toward(&model, share)));
             return Trained::Tenant(tenant as u16);
         }

@@ -63,7 +63,7 @@ impl<'c> Simulation<'c> {
             requests: 0,
             first: None,
             last: 0.0,
-            requests_of: vec![0; cache.registry().tenants().len()],
+            requests_of: vec![0; cache.registry().count()],
             wrong: 0,
             stale: 0,
             refused: 0,
@@ -201,14 +201,14 @@ impl<'c> Simulation<'c> {
             dram_bytes: dram_bytes.max(0) as u64,
             ..Figures::default()
         };
-        let tenants = registry.tenants().iter().filter(|tenant| self.requests_of[usize::from(tenant.id)] > 0);
+        let tenants = registry.tenants().filter(|tenant| self.requests_of[usize::from(tenant.id)] > 0);
         let tenants = tenants.map(|tenant| {
             let (totals, requests) = (self.cache.totals(tenant.id), self.requests_of[usize::from(tenant.id)]);
             let figures = figures_of(&totals, requests, tenant.account.balance().in_use);
             (tenant.name.clone(), figures.with_ratios())
         });
         let ledger = self.cache.figures().flash.map(|flash| flash.ledger).unwrap_or_default();
-        let in_use = registry.tenants().iter().map(|tenant| tenant.account.balance().in_use).sum();
+        let in_use = registry.tenants().map(|tenant| tenant.account.balance().in_use).sum();
         let total = Figures {
             flash_bytes_written: ledger.written,
             rescue_bytes_written: ledger.rescue,
@@ -220,7 +220,7 @@ impl<'c> Simulation<'c> {
 
     /// The report of what came since `begin`.
     pub(super) fn report(&self, begin: &Moment, end: &Moment, seconds: f64) -> Report {
-        let trained = self.cache.registry().tenants().iter().filter(|t| self.cache.model(t.id).0.is_some()).count();
+        let trained = self.cache.registry().tenants().filter(|t| self.cache.model(t.id).0.is_some()).count();
         let counted = end.since(begin);
         Report {
             complete: true,

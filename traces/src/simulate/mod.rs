@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, Cache, CacheSettings, Device, MemoryDevice, Rank, Recognition, TenantSpec};
+use cache::{Admission, Cache, CacheSettings, Device, MemoryDevice, Rank, Recognition, TenantSpec, Terms};
 use clap::Args;
 use serde::Serialize;
 
@@ -109,8 +109,7 @@ pub fn equal_tenants(names: &[String], memory: usize) -> Vec<TenantSpec> {
     let spec = |name: &String| TenantSpec {
         name: name.clone(),
         recognised: Recognition::Prefix(format!("{name}:")),
-        reserved_bytes,
-        rank: Rank::default(),
+        terms: Terms { reserved_bytes, ..Terms::default() },
     };
     names.iter().map(spec).collect()
 }
@@ -128,7 +127,7 @@ impl Simulate {
         };
         if let Some(rank) = &self.rank {
             let rank = rank.parse::<Rank>().map_err(anyhow::Error::msg).context("--rank")?;
-            settings.tenants.iter_mut().for_each(|tenant| tenant.rank = rank);
+            settings.tenants.iter_mut().for_each(|tenant| tenant.terms.rank = rank);
         }
         settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         settings.threshold = self.threshold;

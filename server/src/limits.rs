@@ -1,0 +1,89 @@
+//! What a tenant's clients may ask for: looked at before a request is served, and only where some tenant has limits.
+
+use cache::{Cache, Exceeded};
+use protocol::{KEY_BYTES_MAX, Keys, Meta, Request};
+
+use crate::session::Connection;
+
+/// Why a request is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// The object is larger than the tenant's may be.
+    TooLarge,
+    /// The tenant has asked for too much lately.
+    Rate(Exceeded),
+}
+
+impl Refusal {
+    /// The line that the client gets.
+    pub(crate) fn line(self) -> String {
+        match self {
+            Refusal::TooLarge => "SERVER_ERROR object too large for cache".to_owned(),
+            Refusal::Rate(exceeded) => format!("SERVER_ERROR limit of {} exceeded, try again later", exceeded.name()),
+        }
+    }
+}
+
+/// Calls `visit` with every key that a request names, as the cache knows it.
+fn each_key<'b>(request: &Request<'b>, mut visit: impl FnMut(&[u8])) {
+    let mut meta = |key: &'b [u8], words: Keys<'b>| {
+        let mut decoded = [0; KEY_BYTES_MAX];
+        if let Ok(meta) = Meta::parse(key, words)
+            && let Some(key) = meta.key_in(&mut decoded)
+        {
+            visit(key);
+        }
+    };
+    match *request {
+        Request::Meta(_, key, words) => meta(key, words),
+        Request::MetaStore(key, _, words) => meta(key, words),
+        Request::Get { keys, .. } => keys.for_each(visit),
+        Request::Store(store) => visit(store.key),
+        Request::Arithmetic { key, .. } | Request::Touch { key, .. } | Request::Delete(key, _) => visit(key),
+        _ => {}
+    }
+}
+
+impl Connection {
+    /// Whether a request is refused, of `bytes` bytes with its value. Takes what it asks for from the limits of its keys' tenants.
+    /// Returns the tenant that its reply is charged to, too.
+    pub(crate) fn ask_for_all(
+        &self,
+        cache: &Cache,
+        request: &Request<'_>,
+        bytes: usize,
+    ) -> Result<Option<u16>, Refusal> {
+        let stored = match request {
+            Request::Store(store) => Some(store.bytes),
+            Request::MetaStore(_, bytes, _) => Some(*bytes),
+            _ => None,
+        };
+        let mut outcome = Ok(None);
+        each_key(request, |key| {
+            if outcome.is_ok() {
+                outcome = self.ask_for_one(cache, key, stored, bytes).map(Some);
+            }
+        });
+        outcome
+    }
+
+    /// The same for one key.
+    pub(crate) fn ask_for_one(
+        &self,
+        cache: &Cache,
+        key: &[u8],
+        stored: Option<usize>,
+        bytes: usize,
+    ) -> Result<u16, Refusal> {
+        let tenant = self.tenant_of(cache, key);
+        let meter = &cache.registry().tenant(tenant).meter;
+        if stored.is_some_and(|value| meter.is_too_large(key.len() + value)) {
+            return Err(Refusal::TooLarge);
+        }
+        if meter.is_limited() {
+            meter.ask(1).map_err(Refusal::Rate)?;
+            meter.moved(bytes);
+        }
+        Ok(tenant)
+    }
+}

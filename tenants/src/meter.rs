@@ -1,0 +1,202 @@
+//! What a tenant's clients may ask for. Limits are buckets that time fills and requests empty; none is touched where nothing is limited.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Limits of a tenant; 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Requests a second, keys of a multiget counted each.
+    pub requests: u32,
+    /// Bytes a second, of requests and replies.
+    pub bandwidth: u64,
+    /// Connections at once, of a tenant with a port or user of its own.
+    pub connections: u32,
+    /// Largest object: key and value.
+    pub item_bytes: u32,
+}
+
+/// What is over its limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exceeded {
+    /// Requests a second.
+    Requests,
+    /// Bytes a second.
+    Bandwidth,
+}
+
+impl Exceeded {
+    /// As it is told to clients.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exceeded::Requests => "requests",
+            Exceeded::Bandwidth => "bandwidth",
+        }
+    }
+}
+
+/// Seconds' worth that may be asked for at once after a rest.
+const BURST_MILLIS: i64 = 1_000;
+
+/// Counts a tenant's requests against its limits.
+#[derive(Default)]
+pub struct Meter {
+    /// Whether rates are limited at all.
+    limited: AtomicBool,
+    limits: Mutex<Limits>,
+    item_bytes: AtomicU32,
+    /// Thousandths of requests, and bytes, that may be asked for now.
+    requests: AtomicI64,
+    bytes: AtomicI64,
+    connections: AtomicU32,
+    refused: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn limit(&self, limits: Limits) {
+        let before = std::mem::replace(&mut *self.limits.lock(), limits);
+        self.item_bytes.store(limits.item_bytes, Ordering::Relaxed);
+        if before.requests != limits.requests {
+            self.requests.store(i64::from(limits.requests) * BURST_MILLIS, Ordering::Relaxed);
+        }
+        if before.bandwidth != limits.bandwidth {
+            self.bytes.store((limits.bandwidth as i64).saturating_mul(BURST_MILLIS) / 1000, Ordering::Relaxed);
+        }
+        self.limited.store(limits.requests > 0 || limits.bandwidth > 0, Ordering::Relaxed);
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
+    /// Whether requests and bytes are counted.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed)
+    }
+
+    /// Takes so many requests, if they may be served.
+    ///
+    /// # Errors
+    /// A limit is exceeded; nothing is taken.
+    pub fn ask(&self, requests: u32) -> Result<(), Exceeded> {
+        let limits = self.limits();
+        if limits.bandwidth > 0 && self.bytes.load(Ordering::Relaxed) <= 0 {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Exceeded::Bandwidth);
+        }
+        if limits.requests > 0 {
+            let millis = i64::from(requests) * 1000;
+            // who asks for more at once than the limit gets it from a full bucket, and waits for it afterwards
+            let enough = millis.min(i64::from(limits.requests) * BURST_MILLIS);
+            if self.requests.fetch_sub(millis, Ordering::Relaxed) < enough {
+                self.requests.fetch_add(millis, Ordering::Relaxed);
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(Exceeded::Requests);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes came or go.
+    pub fn moved(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
+    }
+
+    /// Fills the buckets for the time that has passed.
+    pub fn pass(&self, millis: u32) {
+        if !self.is_limited() {
+            return;
+        }
+        let limits = self.limits();
+        let fill = |bucket: &AtomicI64, more: i64, most: i64| {
+            let filled = |held: i64| Some(held.saturating_add(more).min(most));
+            let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, filled); // it never says no
+        };
+        let requests = i64::from(limits.requests);
+        fill(&self.requests, requests * i64::from(millis), requests * BURST_MILLIS);
+        let bytes = limits.bandwidth as i64;
+        fill(&self.bytes, bytes.saturating_mul(millis.into()) / 1000, bytes.saturating_mul(BURST_MILLIS) / 1000);
+    }
+
+    /// Requests that were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether an object of so many bytes is too large for this tenant.
+    #[inline]
+    pub fn is_too_large(&self, bytes: usize) -> bool {
+        let most = self.item_bytes.load(Ordering::Relaxed);
+        most > 0 && bytes > most as usize
+    }
+
+    /// A connection comes. False: there are as many as may be.
+    pub fn connect(&self) -> bool {
+        let most = self.limits().connections;
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        if most > 0 && before >= most {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// A connection that came has gone.
+    pub fn disconnect(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_held_and_a_rest_is_worth_a_second() {
+        let meter = Meter::default();
+        assert!(!meter.is_limited());
+        meter.limit(Limits { requests: 100, ..Limits::default() });
+        let served = |count: u32| (0..count).filter(|_| meter.ask(1).is_ok()).count();
+        assert_eq!(served(500), 100, "a second's worth at once");
+        meter.pass(250);
+        assert_eq!(served(500), 25);
+        meter.pass(10_000);
+        assert_eq!(meter.ask(1_000), Ok(()), "a multiget beyond the limit is served");
+        meter.pass(5_000);
+        assert_eq!(meter.ask(1), Err(Exceeded::Requests), "and paid for");
+        meter.pass(5_000);
+        assert_eq!((meter.ask(1), meter.refused()), (Ok(()), 400 + 475 + 1));
+    }
+
+    #[test]
+    fn bytes_are_paid_for_afterwards() {
+        let meter = Meter::default();
+        meter.limit(Limits { bandwidth: 1_000, ..Limits::default() });
+        assert_eq!(meter.ask(1), Ok(()));
+        meter.moved(5_000);
+        assert_eq!(meter.ask(1), Err(Exceeded::Bandwidth));
+        meter.pass(3_999);
+        assert_eq!(meter.ask(1), Err(Exceeded::Bandwidth));
+        meter.pass(2);
+        assert_eq!(meter.ask(1), Ok(()));
+    }
+
+    #[test]
+    fn connections_and_sizes() {
+        let meter = Meter::default();
+        assert!(meter.connect() && !meter.is_too_large(1 << 30));
+        meter.limit(Limits { connections: 2, item_bytes: 100, ..Limits::default() });
+        assert!(meter.connect() && !meter.connect() && !meter.is_limited());
+        meter.disconnect();
+        assert!(meter.connect() && meter.is_too_large(101) && !meter.is_too_large(100));
+    }
+}
