@@ -1,7 +1,7 @@
 //! What a cache is made with.
 
 use predictor::Admission;
-use tenants::{Numbering, TenantSpec};
+use tenants::{Arbiter, Numbering, TenantSpec};
 
 /// Smallest memory that works.
 pub const MEMORY_BYTES_MIN: usize = 2 << 20;
@@ -48,6 +48,8 @@ pub struct CacheSettings {
     pub tenants: Vec<TenantSpec>,
     /// Which number was whose in the process before, where flash outlives it.
     pub numbering: Option<Numbering>,
+    /// Who moves memory between tenants.
+    pub arbiter: Arbiter,
     /// Which rule admits to flash.
     pub admission: Admission,
     /// Score that a model's verdict must exceed.
@@ -80,6 +82,7 @@ impl CacheSettings {
             flash_read_rate: 0,
             tenants: Vec::new(),
             numbering: None,
+            arbiter: Arbiter::default(),
             admission: Admission::default(),
             threshold: 0.0,
             flashy_above_reads: 0,

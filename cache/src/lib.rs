@@ -25,14 +25,14 @@ mod restart;
 mod step;
 mod write;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use flash_store::{FlashShape, FlashStore, LedgerFigures};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
 use parking_lot::{Mutex, RwLock};
 use predictor::{History, Model, Observation, Sampler};
-use tenants::{Registry, ShadowQueue};
+use tenants::{LiveCurve, Memories, Registry};
 
 use clock::Clock;
 pub use config::{CacheSettings, FlashSettings, IDLE_SECS, MEMORY_BYTES_MIN, SettingsError};
@@ -53,8 +53,8 @@ pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::Activity;
 pub use step::{Background, SegmentWriter, Trained};
 pub use tenants::{
-    DEFAULT_TENANT, Exceeded, Limits, Numbering, RANKS, Rank, Recognition, RegistryError, Released, Revised,
-    TenantSpec, Terms,
+    ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, Exceeded, IdMap, Limits, Numbering, Point, RANKS, Rank,
+    Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms,
 };
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
@@ -69,6 +69,16 @@ const HISTORY_PART: usize = 32;
 /// Part of the memory that watches what becomes of sampled keys: 3 %.
 const WATCHED_PART: usize = 32;
 
+/// Part of the memory that follows hit-rate curves: a 64th.
+const CURVES_PART: usize = 64;
+/// Objects that a tenant's curve follows at most: half a megabyte.
+const CURVE_OBJECTS_MAX: usize = 6_000;
+/// Curves follow all keys up to this size of memory, half of them with twice the memory, and so on; at least a 64th.
+const CURVE_FULL_BITS: u32 = 21;
+const CURVE_HALVINGS_MAX: u32 = 6;
+/// Ticks between two looks at curves and hit ratios.
+const ARBITRATION_TICKS: u32 = 64;
+
 /// What the cache keeps of a tenant, at the place of its number.
 struct Standing {
     sampler: Mutex<Sampler>,
@@ -80,6 +90,12 @@ struct Standing {
     flush_due: AtomicU32,
     /// Which share of its bytes was used in the last idle period.
     activity: Activity,
+    /// Bytes that may be written to flash for it now.
+    flash_allowance: AtomicI64,
+    /// Bytes of its records that are left in a flash segment when it is recycled, on the mean.
+    flash_left: AtomicU64,
+    /// Hits, hits in DRAM, and reads when its hit ratios were looked at last.
+    looked_at: Mutex<[u64; 3]>,
 }
 
 /// Says of a key whether it is worth flash, by what will happen to it.
@@ -163,11 +179,18 @@ impl Cache {
         }
         let tenants = settings.tenants.len() + 1;
         let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
+        let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
+        let memories = Memories {
+            shadow_worth_bytes: shadow_worth,
+            curve_objects: LiveCurve::objects_for(settings.memory_bytes / CURVES_PART / tenants).min(CURVE_OBJECTS_MAX),
+            curve_halvings: (settings.memory_bytes >> CURVE_FULL_BITS).max(1).ilog2().min(CURVE_HALVINGS_MAX),
+            curve_reach_bytes: 4 * (settings.memory_bytes as u64 + flash_bytes),
+        };
         let registry = Registry::new(
             settings.tenants.clone(),
             settings.memory_bytes as i64,
             settings.flash.map_or(0, |flash| flash.bytes),
-            shadow_worth,
+            memories,
             settings.numbering.as_ref(),
         )?;
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
@@ -175,10 +198,8 @@ impl Cache {
         let part = settings.memory_bytes / WATCHED_PART / tenants;
         let watched_max = (part / predictor::WATCHED_BYTES).clamp(64, 4096);
         let samples_max = (part / Sampler::SAMPLE_BYTES / 2).clamp(100, predictor::SAMPLES_MAX);
-        let a_tenant = ShadowQueue::memory_bytes(shadow_worth) as usize
-            + flash.as_ref().map_or(0, |_| Sampler::bytes_max(watched_max, samples_max));
+        let a_tenant = memories.bytes() + flash.as_ref().map_or(0, |_| Sampler::bytes_max(watched_max, samples_max));
         let fixed = registry.count() * a_tenant + history.bytes();
-        let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
         let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
         let horizon = horizon as u32;
         let shape = Shape::for_memory(settings.memory_bytes).growable();
@@ -225,6 +246,9 @@ impl Cache {
                 flushed: AtomicU64::new(0),
                 flush_due: AtomicU32::new(0),
                 activity: Activity::default(),
+                flash_allowance: AtomicI64::new(0),
+                flash_left: AtomicU64::new(0),
+                looked_at: Mutex::default(),
             });
         }
     }
@@ -270,6 +294,7 @@ impl Cache {
         if passed {
             if let Some(flash) = &self.flash {
                 flash.pass(secs.saturating_sub(before));
+                self.allow_flash(secs.saturating_sub(before));
             }
             for (tenant, standing) in &self.standings {
                 let due = &standing.flush_due;
@@ -380,6 +405,25 @@ impl Cache {
         } else {
             None
         }
+    }
+
+    /// Lets every tenant with a budget for flash writes write what so many seconds are worth; a minute's worth at once at most.
+    fn allow_flash(&self, secs: u32) {
+        for tenant in self.registry.tenants() {
+            let rate = tenant.terms().flash_write_rate as i64;
+            if rate > 0 {
+                let allowance = &self.standing(tenant.id).flash_allowance;
+                let more = rate.saturating_mul(secs.min(60).into());
+                let held = allowance.load(Ordering::Relaxed).saturating_add(more).min(rate.saturating_mul(60));
+                allowance.store(held, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Bytes of a tenant's records on flash, estimated from the segments that were recycled lately.
+    pub fn flash_bytes_of(&self, tenant: u16) -> u64 {
+        let segments = self.flash.as_ref().map_or(0, |flash| flash.segments().saturating_sub(flash.segments_free()));
+        self.standing(tenant).flash_left.load(Ordering::Relaxed) * segments as u64
     }
 
     fn is_sampled(&self, hash: u64) -> bool {

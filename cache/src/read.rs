@@ -2,6 +2,7 @@
 
 use flash_store::{FlashStore, Page};
 use log_memory::Object;
+use tenants::Arbiter;
 
 use crate::counters::Count;
 use crate::intent::{Completed, FlashObject, FlashRead};
@@ -228,6 +229,10 @@ impl Cache {
             }
             object.note_read(self.clock.tick(), dice);
             hands.count(tenant, Count::DramHits);
+            let curve = &self.registry.tenant(tenant).curve;
+            if curve.follows(hash) {
+                curve.read(hash, Some(object.charged_bytes()));
+            }
             if self.is_sampled(hash) {
                 self.sampler(tenant).read(hash, true, self.clock.tick());
             }
@@ -292,6 +297,10 @@ impl Cache {
         }
         flash.note_hit(&place);
         hands.count(read.tenant, Count::FlashHits);
+        let curve = &self.registry.tenant(read.tenant).curve;
+        if curve.follows(read.hash) {
+            curve.read(read.hash, Some(record.bytes()));
+        }
         if self.is_sampled(read.hash) {
             self.sampler(read.tenant).read(read.hash, true, self.clock.tick());
         }
@@ -305,13 +314,18 @@ impl Cache {
     /// A get found nothing: the arbiter and the predictor learn from it.
     fn note_miss(&self, hands: &mut Hands, tenant: u16, hash: u64) {
         hands.count(tenant, Count::Misses);
+        let curve = &self.registry.tenant(tenant).curve;
+        if curve.follows(hash) {
+            curve.read(hash, None);
+        }
         if self.is_sampled(hash) {
             self.sampler(tenant).read(hash, false, self.clock.tick());
         }
         if self.registry.tenant(tenant).shadow.take(hash) {
             hands.count(tenant, Count::ShadowHits);
-            let dice = hands.roll();
-            self.registry.shadow_hit(tenant, dice);
+            if self.settings.arbiter == Arbiter::Shadow {
+                self.registry.shadow_hit(tenant, hands.roll());
+            }
         }
     }
 

@@ -324,9 +324,7 @@ impl Turn<'_> {
         }
         if !removing.stale && removing.blank.is_none() {
             cache.hide(&lock, live);
-            if cache.is_sampled(hash) {
-                cache.sampler(tenant).deleted(hash, cache.clock.tick());
-            }
+            cache.note_deleted(tenant, hash);
         } else {
             let mut writing = Writing::like(live, tenant, key);
             let mut value: Vec<&[u8]> = live.value().collect();
@@ -385,9 +383,7 @@ impl Turn<'_> {
         if let Some(flash) = &cache.flash {
             found |= flash.hide(hash, tenant, key);
         }
-        if cache.is_sampled(hash) {
-            cache.sampler(tenant).deleted(hash, cache.clock.tick());
-        }
+        cache.note_deleted(tenant, hash);
         drop(lock);
         hands.count(tenant, if found { Count::DeleteHits } else { Count::DeleteMisses });
         hands.count_access(cache);
@@ -647,7 +643,11 @@ impl Cache {
         let (tenant, bytes) = (new.tenant(), new.charged_bytes() as i64);
         let freed = old.map_or(0, |old| old.charged_bytes() as i64);
         self.memory.publish(guard, lock, at, old);
-        self.registry.tenant(tenant).account.charge(bytes - freed);
+        let owner = self.registry.tenant(tenant);
+        owner.account.charge(bytes - freed);
+        if owner.curve.follows(lock.hash()) {
+            owner.curve.stored(lock.hash(), bytes as usize);
+        }
     }
 
     /// Hides a published object and keeps the accounts. The caller holds its key's lock.
@@ -658,6 +658,17 @@ impl Cache {
             self.registry.tenant(tenant).account.charge(-bytes);
         }
         hidden
+    }
+
+    /// A key was deleted: the predictor and the curve learn from it.
+    fn note_deleted(&self, tenant: u16, hash: u64) {
+        if self.is_sampled(hash) {
+            self.sampler(tenant).deleted(hash, self.clock.tick());
+        }
+        let curve = &self.registry.tenant(tenant).curve;
+        if curve.follows(hash) {
+            curve.deleted(hash);
+        }
     }
 
     pub(crate) fn flush_tenant(&self, tenant: u16) {

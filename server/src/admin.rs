@@ -1,7 +1,8 @@
 //! The admin socket: JSON over HTTP beside the cache's own ports, off unless `--admin` asks for it. Who may: anybody on loopback or on a
 //! Unix socket; elsewhere, and where `--admin-token` names one, who has the token.
 //!
-//! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET`, `PUT` and `DELETE /tenants/NAME`.
+//! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET`, `PUT` and `DELETE
+//! /tenants/NAME`, `GET /curves/NAME`, `GET /advice`.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail, ensure};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cache::{Cache, DEFAULT_TENANT, RegistryError, TenantSpec, Terms};
+use cache::{Aim, Cache, DEFAULT_TENANT, Demand, RegistryError, TenantSpec, Terms};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
@@ -148,7 +150,12 @@ async fn serve(listener: Listener, shared: Shared, mut stopped: watch::Receiver<
         .route("/metrics", get(metrics))
         .route("/tenants", get(tenants))
         .route("/tenants/{name}", get(tenant).put(put).delete(remove))
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is /healthz, /metrics, /tenants and /tenants/NAME") })
+        .route("/curves/{name}", get(curve))
+        .route("/advice", get(advice))
+        .fallback(|| async {
+            let there = "there is /healthz, /metrics, /tenants, /tenants/NAME, /curves/NAME and /advice";
+            refuse(StatusCode::NOT_FOUND, there)
+        })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), admit))
         .with_state(shared);
     let end = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
@@ -258,6 +265,69 @@ async fn tenant(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> 
         Some(own) => Json(own).into_response(),
         None => refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'")),
     }
+}
+
+/// A tenant's hit-rate curve: over DRAM, and over DRAM and flash together.
+async fn curve(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    let Some(tenant) = shared.cache.registry().find(&name) else {
+        return refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'"));
+    };
+    let (dram, both) = shared.cache.curves(tenant.id);
+    let points = |demand: &Demand| -> Vec<Value> {
+        let ratio = |hits: f64| hits / demand.reads.max(1.0);
+        demand.points.iter().map(|(bytes, hits)| json!({ "bytes": bytes.round(), "hit_ratio": ratio(*hits) })).collect()
+    };
+    let target = tenant.account.balance().target;
+    Json(json!({
+        "tenant": name,
+        "sampled_objects": dram.sampled,
+        "reads": dram.reads,
+        "target": target,
+        "hit_ratio_at_target": dram.hit_ratio(target as f64),
+        "dram": points(&dram),
+        "dram_and_flash": points(&both),
+    }))
+    .into_response()
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    aim: Option<String>,
+}
+
+/// Which reservations would be best: `?aim=hits`, `fairness` or `goals`.
+async fn advice(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+    let named = asked.aim.as_deref().unwrap_or("hits");
+    let Some((_, aim)) = Aim::ALL.iter().find(|(name, _)| *name == named) else {
+        return refuse(StatusCode::BAD_REQUEST, format!("'{named}' is no aim: take hits, fairness or goals"));
+    };
+    let advised = shared.cache.advise(*aim);
+    let registry = shared.cache.registry();
+    let (mut before, mut after, mut reads) = (0.0, 0.0, 0.0);
+    let mut tenants = Map::new();
+    for (id, claim, bytes) in &advised {
+        let demand = &claim.demand;
+        (before, after) = (before + demand.hits(claim.now), after + demand.hits(*bytes));
+        reads += demand.reads;
+        let tenant = registry.tenant(*id);
+        let row = json!({
+            "reserved_configured": tenant.reserved_bytes(),
+            "target": claim.now,
+            "advised": bytes.round(),
+            "hit_ratio": demand.hit_ratio(claim.now),
+            "hit_ratio_advised": demand.hit_ratio(*bytes),
+            "goal_hit_ratio": claim.goal,
+            "share_of_reads": demand.reads,
+        });
+        tenants.insert(tenant.name.clone(), row);
+    }
+    for row in tenants.values_mut() {
+        let own = row["share_of_reads"].as_f64().unwrap_or(0.0);
+        row["share_of_reads"] = json!(own / f64::max(reads, 1.0));
+    }
+    let ratio = |hits: f64| hits / f64::max(reads, 1.0);
+    Json(json!({ "aim": named, "hit_ratio": ratio(before), "hit_ratio_advised": ratio(after), "tenants": tenants }))
+        .into_response()
 }
 
 /// Adds a tenant, or changes what is stated of it.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, CacheSettings, FlashSettings, Limits, Rank, Recognition, SyncPolicy, TenantSpec, Terms};
+use cache::{
+    Admission, Arbiter, CacheSettings, FlashSettings, Limits, Rank, Recognition, SyncPolicy, TenantSpec, Terms,
+};
 use serde::Deserialize;
 
 use crate::admin::AdminConfig;
@@ -174,6 +176,7 @@ pub fn parse_size(text: &str, plain_unit: u64) -> Result<u64> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    arbiter: Option<ArbiterName>,
     #[serde(default)]
     tenant: Vec<TenantTable>,
 }
@@ -278,6 +281,15 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+struct ArbiterName(Arbiter);
+
+impl<'de> Deserialize<'de> for ArbiterName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ArbiterName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(ArbiterName).map_err(serde::de::Error::custom)
+    }
+}
+
 #[derive(Default)]
 struct RankName(Rank);
 
@@ -288,8 +300,17 @@ impl<'de> Deserialize<'de> for RankName {
     }
 }
 
+/// What a configuration file says.
+#[derive(Clone, Debug, Default)]
+pub struct TenantsFile {
+    /// Who moves memory between tenants, if it says so.
+    pub arbiter: Option<Arbiter>,
+    /// The tenants.
+    pub tenants: Vec<TenantSpec>,
+}
+
 /// Reads tenants from the text of a configuration file. Errors name line and key.
-pub fn parse_tenants(text: &str) -> Result<Vec<TenantSpec>> {
+pub fn parse_tenants(text: &str) -> Result<TenantsFile> {
     let file: File = toml::from_str(text)?;
     let read = |table: TenantTable| {
         let name = table.name.clone().context("a tenant has no name")?;
@@ -301,11 +322,12 @@ pub fn parse_tenants(text: &str) -> Result<Vec<TenantSpec>> {
         };
         Ok(TenantSpec { terms: table.terms(&Terms::default()), name, recognised })
     };
-    file.tenant.into_iter().map(read).collect()
+    let tenants = file.tenant.into_iter().map(read).collect::<Result<_>>()?;
+    Ok(TenantsFile { arbiter: file.arbiter.map(|arbiter| arbiter.0), tenants })
 }
 
 /// Reads tenants from a file.
-pub fn read_tenants(path: &Path) -> Result<Vec<TenantSpec>> {
+pub fn read_tenants(path: &Path) -> Result<TenantsFile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("configuration {}", path.display()))?;
     parse_tenants(&text).with_context(|| format!("configuration {}", path.display()))
 }
@@ -352,7 +374,11 @@ impl Config {
         let flash = flash_paths(flags, &options)?;
         let mut cache = CacheSettings::for_memory(memory_bytes);
         cache.item_bytes_max = item_bytes_max;
-        cache.tenants = tenants;
+        cache.tenants = tenants.tenants;
+        cache.arbiter = match &flags.arbiter {
+            Some(name) => name.parse().map_err(anyhow::Error::msg).context("--arbiter")?,
+            None => tenants.arbiter.unwrap_or_default(),
+        };
         cache.evict = !flags.no_evict;
         cache.threshold = flags.threshold;
         cache.idle_secs = flags.idle_tax;

@@ -128,7 +128,12 @@ pub struct Flags {
     /// TOML file that names the tenants
     #[arg(long, value_name = "FILE", help_heading = OURS)]
     pub config: Option<PathBuf>,
-    /// Answer admin requests (JSON over HTTP) at ADDRESS:PORT or on this Unix socket: /healthz, /metrics, /tenants
+    /// Who moves memory between tenants: curve (hit-rate curves), shadow (hits in shadow queues), fixed (nobody), global (one order for
+    /// all objects) [default: what --config says, else curve]
+    #[arg(long, value_name = "NAME", help_heading = OURS)]
+    pub arbiter: Option<String>,
+    /// Answer admin requests (JSON over HTTP) at ADDRESS:PORT or on this Unix socket: /healthz, /metrics, /tenants,
+    /// /curves, /advice
     #[arg(long, value_name = "WHERE", help_heading = OURS)]
     pub admin: Option<String>,
     /// Seed of hashes and dice, for comparisons with simulate [default: a secret one; clients who know it can make keys collide]

@@ -31,7 +31,8 @@ mod wear;
 
 pub use admin::{AdminAt, AdminConfig};
 pub use config::{
-    Config, Dialect, FlashPath, Security, flash_settings, parse_rate, parse_size, parse_tenants, read_tenants,
+    Config, Dialect, FlashPath, Security, TenantsFile, flash_settings, parse_rate, parse_size, parse_tenants,
+    read_tenants,
 };
 pub use driver::Driver;
 pub use flags::Flags;

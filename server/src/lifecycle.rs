@@ -183,7 +183,14 @@ impl Running {
     fn reload_tenants(&self) -> Result<()> {
         if let Some(path) = &self.server.config.tenants_file {
             let specs = read_tenants(path)?;
-            self.tenancy.replace(&specs).with_context(|| format!("configuration {}", path.display()))?;
+            let arbiter = self.server.config.cache.arbiter;
+            if let Some(other) = specs.arbiter.filter(|other| *other != arbiter) {
+                bail!(
+                    "configuration {}: arbiter: another one than before ({other:?}, not {arbiter:?}) takes a restart",
+                    path.display()
+                );
+            }
+            self.tenancy.replace(&specs.tenants).with_context(|| format!("configuration {}", path.display()))?;
         }
         Ok(())
     }

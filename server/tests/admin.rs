@@ -243,3 +243,41 @@ fn a_reload_is_whole_or_nothing() {
     let names = rig.json("GET", "/tenants", "").1;
     assert_eq!(names.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "c", "default"]);
 }
+
+#[test]
+fn curves_and_advice_say_where_memory_would_earn_hits() {
+    let rig = start(&[]);
+    let mut client = rig.server.client();
+    let value = "v".repeat(1_000);
+    // b asks again and again for 3 MB; a never asks twice
+    let mut dice = 1u64;
+    for n in 0..12_000 {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (a, b) = (format!("a:{n}"), format!("b:{}", (dice >> 33) % 3_000));
+        for key in [a, b] {
+            client.send(format!("get {key}\r\n").as_bytes());
+            if client.read_until("END\r\n") == "END\r\n" {
+                client.expect(&format!("set {key} 0 0 1000\r\n{value}\r\n"), "STORED\r\n");
+            }
+        }
+    }
+    let (status, curve) = rig.json("GET", "/curves/b", "");
+    assert_eq!(status, 200);
+    let points = curve["dram_and_flash"].as_array().unwrap();
+    let ratio = |n: usize| points[n]["hit_ratio"].as_f64().unwrap();
+    assert!(points.len() > 4 && ratio(points.len() - 1) > 0.5 && ratio(0) < 0.1, "{curve}");
+    assert!(points.windows(2).all(|two| two[0]["hit_ratio"].as_f64() <= two[1]["hit_ratio"].as_f64()));
+    assert!(rig.json("GET", "/curves/a", "").1["sampled_objects"].as_u64().unwrap() > 10);
+    let (status, advice) = rig.json("GET", "/advice?aim=hits", "");
+    let of = |name: &str, key: &str| advice["tenants"][name][key].as_f64().unwrap();
+    assert_eq!(status, 200);
+    assert!(of("b", "advised") > 2.0 * of("a", "advised"), "{advice}");
+    assert!(of("b", "hit_ratio_advised") >= of("b", "hit_ratio") && of("a", "hit_ratio_advised") < 0.2, "{advice}");
+    assert!(advice["hit_ratio_advised"].as_f64() >= advice["hit_ratio"].as_f64());
+    // the arbiter has followed it as far as reservations let it
+    assert!(of("b", "target") > of("a", "target"), "{advice}");
+    for aim in ["fairness", "goals"] {
+        assert_eq!(rig.json("GET", &format!("/advice?aim={aim}"), "").0, 200);
+    }
+    assert_eq!((rig.json("GET", "/advice?aim=fame", "").0, rig.json("GET", "/curves/none", "").0), (400, 404));
+}

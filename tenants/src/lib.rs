@@ -6,20 +6,24 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod adviser;
 mod arbiter;
 mod contest;
+mod curve;
 mod meter;
 mod rank;
 mod registry;
 mod shadow_queue;
 
 pub use account::{Account, Balance};
-pub use arbiter::{CREDIT_BYTES, IDLE_AFTER_SECS};
+pub use adviser::{Aim, Claim, share};
+pub use arbiter::{ARBITERS, Arbiter, CREDIT_BYTES, IDLE_AFTER_SECS};
 pub use contest::{Contestant, contest};
+pub use curve::{Demand, IdHasher, IdMap, LiveCurve, Point, ReuseDistances, Seen};
 pub use meter::{Exceeded, Limits, Meter};
 pub use rank::{RANKS, Rank, Standing};
 pub use registry::{
-    DEFAULT_TENANT, Numbering, Recognition, Registry, RegistryError, Released, Revised, TENANTS_MAX, Tenant,
+    DEFAULT_TENANT, Memories, Numbering, Recognition, Registry, RegistryError, Released, Revised, TENANTS_MAX, Tenant,
     TenantSpec, Terms,
 };
 pub use shadow_queue::ShadowQueue;

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::account::Account;
+use crate::curve::LiveCurve;
 use crate::meter::{Limits, Meter};
 use crate::rank::{RANKS, Rank};
 use crate::shadow_queue::ShadowQueue;
@@ -137,10 +138,36 @@ pub struct Tenant {
     pub shadow: ShadowQueue,
     /// What its clients have asked for, against its limits.
     pub meter: Meter,
+    /// What it would do with memory.
+    pub curve: LiveCurve,
+    /// Hits of each read lately, in parts of 2^32; what goals are compared with.
+    pub(crate) lately: AtomicU32,
+    /// Of those, hits in DRAM.
+    pub(crate) dram_lately: AtomicU32,
+}
+
+/// How much is remembered of each tenant.
+#[derive(Clone, Copy, Debug)]
+pub struct Memories {
+    /// Bytes of lost objects that a shadow queue is worth.
+    pub shadow_worth_bytes: u64,
+    /// Objects that a curve follows.
+    pub curve_objects: usize,
+    /// Halvings of the share of keys that it follows at first.
+    pub curve_halvings: u32,
+    /// Largest cache that a curve is asked about.
+    pub curve_reach_bytes: u64,
+}
+
+impl Memories {
+    /// Bytes of DRAM that they take, for one tenant.
+    pub fn bytes(&self) -> usize {
+        ShadowQueue::memory_bytes(self.shadow_worth_bytes) as usize + LiveCurve::bytes_max(self.curve_objects)
+    }
 }
 
 impl Tenant {
-    fn new(id: u16, name: String, recognised: Recognition, terms: Option<&Terms>, shadow_worth_bytes: u64) -> Tenant {
+    fn new(id: u16, name: String, recognised: Recognition, terms: Option<&Terms>, memories: &Memories) -> Tenant {
         let tenant = Tenant {
             id,
             name,
@@ -150,8 +177,11 @@ impl Tenant {
             reserved_bytes: AtomicI64::new(0),
             rank: AtomicU8::new(0),
             account: Account::default(),
-            shadow: ShadowQueue::new(if terms.is_some() { shadow_worth_bytes } else { 0 }),
+            shadow: ShadowQueue::new(memories.shadow_worth_bytes),
             meter: Meter::default(),
+            curve: LiveCurve::new(memories.curve_objects, memories.curve_halvings, memories.curve_reach_bytes),
+            lately: AtomicU32::new(0),
+            dram_lately: AtomicU32::new(0),
         };
         tenant.agree(terms.copied().unwrap_or_default());
         tenant
@@ -254,15 +284,14 @@ pub struct Registry {
     has_limits: AtomicBool,
     memory_configured: i64,
     flash_configured: u64,
-    shadow_worth_bytes: u64,
+    memories: Memories,
     identity: u64,
     pub(crate) arbitration: Mutex<()>,
     revision: Mutex<()>,
 }
 
 impl Registry {
-    /// Checks the specs against each other and against `memory` and `flash` bytes. `shadow_worth_bytes` is what each shadow queue
-    /// remembers. Numbers are given as `numbering` says; who is in it and not in the specs is gone.
+    /// Checks the specs against each other and against `memory` and `flash` bytes. Numbers are given as `numbering` says; who is in it and not in the specs is gone.
     ///
     /// # Errors
     /// The specs contradict each other.
@@ -270,7 +299,7 @@ impl Registry {
         specs: Vec<TenantSpec>,
         memory: i64,
         flash: u64,
-        shadow_worth_bytes: u64,
+        memories: Memories,
         numbering: Option<&Numbering>,
     ) -> Result<Registry, RegistryError> {
         let specs = with_default(specs);
@@ -283,7 +312,7 @@ impl Registry {
             has_limits: AtomicBool::new(false),
             memory_configured: memory,
             flash_configured: flash,
-            shadow_worth_bytes,
+            memories,
             identity: numbering.map_or(0, |numbering| numbering.identity),
             arbitration: Mutex::new(()),
             revision: Mutex::new(()),
@@ -308,7 +337,7 @@ impl Registry {
 
     fn push(&self, name: String, recognised: Recognition, terms: Option<&Terms>) -> u16 {
         let id = self.tenants.count() as u16;
-        self.tenants.push(Tenant::new(id, name, recognised, terms, self.shadow_worth_bytes));
+        self.tenants.push(Tenant::new(id, name, recognised, terms, &self.memories));
         id
     }
 
@@ -572,6 +601,10 @@ fn check(specs: &[TenantSpec], memory: i64, flash: u64) -> Result<(), RegistryEr
 }
 
 #[cfg(test)]
+pub(crate) const MEMORIES: Memories =
+    Memories { shadow_worth_bytes: 1 << 16, curve_objects: 1_000, curve_halvings: 0, curve_reach_bytes: 1 << 26 };
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -584,7 +617,7 @@ mod tests {
     }
 
     fn registry(specs: Vec<TenantSpec>) -> Registry {
-        Registry::new(specs, 1_000, 1_000, 1 << 16, None).unwrap()
+        Registry::new(specs, 1_000, 1_000, MEMORIES, None).unwrap()
     }
 
     fn revise(registry: &Registry, specs: &[TenantSpec], version: u64) -> Result<Vec<Revised>, RegistryError> {
@@ -656,7 +689,7 @@ mod tests {
         revise(&before, &[spec("b", prefix("b:"), 0), spec("c", prefix("c:"), 0)], 9).unwrap();
         let numbering = before.numbering();
         let specs = vec![spec("c", prefix("c:"), 0), spec("d", prefix("d:"), 0)];
-        let after = Registry::new(specs, 1_000, 0, 1 << 16, Some(&numbering)).unwrap();
+        let after = Registry::new(specs, 1_000, 0, MEMORIES, Some(&numbering)).unwrap();
         assert_eq!((after.by_key(b"c:x"), after.by_key(b"d:x"), after.by_key(b"b:x")), (3, 4, 0));
         let mut over = Vec::new();
         after.settle(20, |id| over.push(id));
@@ -684,7 +717,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        let make = |specs| Registry::new(specs, 1000, 0, 1 << 16, None).err();
+        let make = |specs| Registry::new(specs, 1000, 0, MEMORIES, None).err();
         assert_eq!(
             make(vec![spec("a", prefix("x"), 600), spec("b", prefix("y"), 600)]),
             Some(RegistryError::Oversubscribed(1200, 1000))

@@ -4,7 +4,6 @@
 
 mod compare;
 mod convert;
-mod curve;
 mod event;
 mod figures;
 pub mod format;
@@ -17,9 +16,9 @@ mod stat;
 mod synth;
 mod values;
 
+pub use cache::{Point, ReuseDistances};
 pub use compare::{Compare, Compared, Comparison};
 pub use convert::Convert;
-pub use curve::{Point, ReuseDistances};
 pub use event::{Event, Op, wire_key};
 pub use figures::{Figures, Latency, Moment, Report, ServerCost};
 pub use replay::{Answers, Got, Mode, Protocol, Replay, Sender, connect};

@@ -6,7 +6,7 @@
 
 use flash_store::Device;
 use log_memory::{Candidate, Location, Relocated, SegmentId};
-use tenants::{Contestant, contest};
+use tenants::{Arbiter, Contestant, contest};
 
 use super::Background;
 use super::fate::{Entry, Loser};
@@ -109,12 +109,22 @@ impl Cache {
         mut entries: Vec<Entry>,
         places: usize,
     ) {
-        entries.sort_unstable_by_key(|entry| (entry.tenant, entry.worth));
+        // a pass sees a part of each tenant's objects: were it to make up for all that a tenant holds too much, good ones would go
+        let live: f64 = entries.iter().map(|entry| entry.bytes as f64).sum();
+        let all: i64 = self.registry.all().map(|tenant| tenant.account.balance().in_use).sum();
+        let kept = places as f64 / live;
+        let seen = (live / all.max(1) as f64).min(1.0);
+        // without shares there is one order for all, which one tenant's contest is
+        let shares = self.settings.arbiter != Arbiter::Global;
+        entries.sort_unstable_by_key(|entry| (if shares { entry.tenant } else { 0 }, entry.worth));
         let mut contestants: Vec<Contestant<(Location, u64)>> = entries
-            .chunk_by(|a, b| a.tenant == b.tenant)
+            .chunk_by(|a, b| !shares || a.tenant == b.tenant)
             .map(|own| {
                 let mut balance = self.registry.tenant(own[0].tenant).account.balance();
-                balance.in_use -= own.iter().map(|entry| entry.bytes as i64).sum::<i64>();
+                let bytes = own.iter().map(|entry| entry.bytes as i64).sum::<i64>();
+                let owed = (balance.target - balance.in_use) as f64;
+                balance.target = balance.in_use - bytes + (bytes as f64 * kept + owed * seen) as i64;
+                balance.in_use -= bytes;
                 Contestant {
                     balance,
                     candidates: own.iter().map(|entry| ((entry.at, entry.hash), entry.bytes)).collect(),

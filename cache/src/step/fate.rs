@@ -65,7 +65,10 @@ impl Cache {
         let loser = match &self.flash {
             // what a client marked stale, or gave a unique of its own, has no place on flash
             Some(_) if object.access().stale || object.chosen_unique().is_some() => Loser::Dropped,
-            Some(flash) if self.admits(part.hash, &object, &observation) => {
+            Some(flash)
+                if self.admits(part.hash, &object, &observation)
+                    && self.may_write_flash(tenant, object.charged_bytes()) =>
+            {
                 self.demote(flash, hands, part.hash, &object)
             }
             Some(_) => {

@@ -57,15 +57,25 @@ impl Cache {
         });
         let pages = pages.flatten();
         let hash_of = |tenant: u16, key: &[u8]| self.memory.hash(tenant, key);
+        let mut left: Vec<(u16, u64)> = Vec::new();
         let sealed = flash.recycle(&intent, pages.as_deref(), hash_of, |place, record, clock| {
             let known = self.is_known(record.head.tenant);
             if known
                 && self.is_dead(record.head.tenant, record.head.key, record.head.version, record.head.expiry).is_none()
             {
+                match left.iter_mut().find(|(tenant, _)| *tenant == record.head.tenant) {
+                    Some((_, bytes)) => *bytes += record.bytes() as u64,
+                    None => left.push((record.head.tenant, record.bytes() as u64)),
+                }
                 self.leave_flash(flash, worker, place, &record, clock);
             }
         });
         *buffer = pages.unwrap_or_default();
+        for (tenant, standing) in &self.standings {
+            let now = left.iter().find(|(own, _)| usize::from(*own) == tenant).map_or(0, |(_, bytes)| *bytes);
+            let before = standing.flash_left.load(Ordering::Relaxed);
+            standing.flash_left.store((before * 7 + now) / 8, Ordering::Relaxed);
+        }
         if device.discard(intent.at, flash.segment_bytes() as u64).is_ok_and(|cares| cares) {
             flash.note_discarded(flash.segment_bytes() as u64);
         }
@@ -75,12 +85,17 @@ impl Cache {
         self.standings.iter().for_each(|(_, standing)| standing.sampler.lock().set_horizon(horizon));
     }
 
-    /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation. What the model
+    /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation, of DRAM or of flash. What the model
     /// would admit again is not: that was measured to cost more writes than it gives hits (docs/flash.md).
     fn deserves_rescue(&self, record: &Record<'_>, clock: Clock) -> bool {
         match clock {
             Clock::Wound => true,
-            Clock::Running => self.registry.tenant(record.head.tenant).account.balance().is_within_reservation(),
+            Clock::Running => {
+                let tenant = self.registry.tenant(record.head.tenant);
+                let promised = tenant.terms().flash_reserved_bytes;
+                tenant.account.balance().is_within_reservation()
+                    || promised > 0 && self.flash_bytes_of(tenant.id) <= promised
+            }
             Clock::Ghost => false,
         }
     }

@@ -1,5 +1,6 @@
 //! Background work in bounded pieces. The server calls these from a thread of its own, the simulator between requests.
 
+mod arbitrate;
 mod clean;
 mod fate;
 mod flush;
@@ -29,6 +30,7 @@ pub struct Background {
     pub(crate) buffer: Vec<flash_store::Page>,
     pub(crate) writer: Option<Box<dyn SegmentWriter>>,
     period: idle::Period,
+    arbitrated: u32,
 }
 
 /// Writes segments beside the background's other steps. Without one they are written within a step.
@@ -56,6 +58,7 @@ impl Cache {
             buffer: Vec::new(),
             writer: None,
             period: idle::Period::default(),
+            arbitrated: 0,
         }
     }
 
@@ -85,6 +88,7 @@ impl Cache {
         };
         self.account_for_victims(background);
         self.idle_step(background);
+        self.arbitrate_step(background);
         let mut recovers = false;
         if let (Some(flash), Some(device)) = (&self.flash, device) {
             flash.take_out_failing();

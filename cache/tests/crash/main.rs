@@ -55,7 +55,7 @@ fn a_journal_that_was_not_synced_is_not_believed_after_a_loss_of_power() {
 /// Whatever is flipped, cut or blanked in the journal: nothing stale comes back.
 #[test]
 fn a_damaged_journal_is_refused_or_what_it_vouches_for_is_right() {
-    let mut world = World::new(5, SyncPolicy::Os);
+    let mut world = World::new(7, SyncPolicy::Os);
     (0..6).for_each(|_| world.live(1, false));
     let (flash, journal) = (world.flash.media.lock().seen.clone(), world.journal.media.lock().seen.clone());
     let (mut refused, mut came) = (0, 0);

@@ -11,9 +11,9 @@ use hdrhistogram::Histogram;
 
 use super::tally::{Sum, Tally, tenths};
 use super::wire::{Answers, Got, Sender};
-use crate::curve::IdMap;
 use crate::event::Kind;
 use crate::values::{KeyId, Values, Verdict};
+use cache::IdMap;
 
 /// Bytes of a batch beyond which it is sent.
 const BATCH_BYTES: usize = 16 << 10;

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use cache::Foresight;
 
 use super::Simulate;
-use crate::curve::IdMap;
 use crate::event::{Event, Kind, wire_key};
 use crate::format::Reader;
 use crate::values::key_id;
+use cache::IdMap;
 
 /// Requests within which the next one has to come: what is asked for later has left flash by then.
 const HORIZON: u32 = 1_000_000;

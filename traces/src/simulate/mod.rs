@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use cache::{Admission, Cache, CacheSettings, Device, MemoryDevice, Rank, Recognition, TenantSpec, Terms};
+use cache::{Admission, Arbiter, Cache, CacheSettings, Device, MemoryDevice, Rank, Recognition, TenantSpec, Terms};
 use clap::Args;
 use serde::Serialize;
 
@@ -44,6 +44,12 @@ pub struct Simulate {
     /// Tenants, as the server's --config [default: each tenant of the trace with an equal part of half the DRAM reserved]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Part of the DRAM that is reserved, in equal parts, without --config
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub reserved_share: f64,
+    /// Who moves memory between tenants: curve, shadow, fixed, global [default: what --config says, else curve]
+    #[arg(long, value_name = "NAME")]
+    pub arbiter: Option<String>,
     /// What is admitted to flash: svm, all, none, random:P, second-hit, small-fifo, oracle
     #[arg(long, value_name = "RULE", default_value = "svm")]
     pub admission: String,
@@ -63,7 +69,7 @@ pub struct Simulate {
     /// Largest object, as the server's -I
     #[arg(long, value_name = "SIZE", default_value = "1m")]
     pub item_size: String,
-    /// Run once for each of these, and their combinations: dram=8MiB,16MiB or flash=, admission=, threshold=, rank=; repeat for
+    /// Run once for each of these, and their combinations: dram=8MiB,16MiB or flash=, admission=, threshold=, rank=, arbiter=, reserved-share=; repeat for
     /// more
     #[arg(long = "sweep", value_name = "SETTING=A,B,...")]
     pub sweep: Vec<Axis>,
@@ -103,9 +109,9 @@ pub struct Simulate {
     pub windows: Option<PathBuf>,
 }
 
-/// Equal reservations of half the memory.
-pub fn equal_tenants(names: &[String], memory: usize) -> Vec<TenantSpec> {
-    let reserved_bytes = (memory / 2 / names.len().max(1)) as i64;
+/// Equal reservations of a share of the memory.
+pub fn equal_tenants(names: &[String], memory: usize, share: f64) -> Vec<TenantSpec> {
+    let reserved_bytes = (memory as f64 * share) as i64 / names.len().max(1) as i64;
     let spec = |name: &String| TenantSpec {
         name: name.clone(),
         recognised: Recognition::Prefix(format!("{name}:")),
@@ -122,9 +128,19 @@ impl Simulate {
         let mut settings = CacheSettings::for_memory(memory);
         settings.item_bytes_max = item.min(memory / 2);
         settings.tenants = match &self.config {
-            Some(path) => server::read_tenants(path)?,
-            None => equal_tenants(names, memory),
+            Some(path) => {
+                let file = server::read_tenants(path)?;
+                settings.arbiter = file.arbiter.unwrap_or_default();
+                file.tenants
+            }
+            None => equal_tenants(names, memory, self.reserved_share),
         };
+        if let Some(arbiter) = &self.arbiter {
+            settings.arbiter = arbiter.parse::<Arbiter>().map_err(anyhow::Error::msg).context("--arbiter")?;
+        }
+        if !(0.0..=1.0).contains(&self.reserved_share) {
+            bail!("--reserved-share {}: take 0 to 1", self.reserved_share);
+        }
         if let Some(rank) = &self.rank {
             let rank = rank.parse::<Rank>().map_err(anyhow::Error::msg).context("--rank")?;
             settings.tenants.iter_mut().for_each(|tenant| tenant.terms.rank = rank);

@@ -22,8 +22,10 @@ impl FromStr for Axis {
 
     fn from_str(text: &str) -> Result<Axis> {
         let (name, values) = text.split_once('=').with_context(|| format!("'{text}': write SETTING=A,B,..."))?;
-        if !["dram", "flash", "admission", "threshold", "rank"].contains(&name) {
-            bail!("'{name}' is nothing to sweep: take dram, flash, admission, threshold or rank");
+        if !["dram", "flash", "admission", "threshold", "rank", "arbiter", "reserved-share"].contains(&name) {
+            bail!(
+                "'{name}' is nothing to sweep: take dram, flash, admission, threshold, rank, arbiter or reserved-share"
+            );
         }
         let values: Vec<String> = values.split(',').map(str::to_owned).collect();
         if values.iter().any(String::is_empty) {
@@ -51,6 +53,11 @@ fn combinations(base: &Simulate) -> Result<Vec<Simulate>> {
                     "flash" => run.flash.clone_from(value),
                     "admission" => run.admission.clone_from(value),
                     "rank" => run.rank = Some(value.clone()),
+                    "arbiter" => run.arbiter = Some(value.clone()),
+                    "reserved-share" => {
+                        run.reserved_share =
+                            value.parse().ok().with_context(|| format!("reserved-share={value}: no number"))?;
+                    }
                     _ => run.threshold = value.parse().ok().with_context(|| format!("threshold={value}: no number"))?,
                 }
                 next.push(run);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::curve::{Point, ReuseDistances};
 use crate::event::{Event, Kind};
 use crate::values::KeyId;
+use cache::{Point, ReuseDistances};
 
 /// Different TTLs that are counted one by one.
 const TTLS_MAX: usize = 4096;
