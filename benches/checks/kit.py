@@ -100,10 +100,11 @@ class Server:
             self.process.wait()
 
 
-def trace_tool(*arguments):
-    """Runs flashare-trace; returns what it wrote with --json."""
+def trace_tool(*arguments, cpu=None):
+    """Runs flashare-trace, on one core if that is said; returns what it wrote with --json."""
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [BIN / "flashare-trace", *map(str, arguments), "--json", out.name]
+        pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
+        command = [*pin, BIN / "flashare-trace", *map(str, arguments), "--json", out.name]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return json.load(open(out.name))
 

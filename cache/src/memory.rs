@@ -113,7 +113,7 @@ impl Cache {
         let segment = self.memory.shape().segment_bytes;
         let left = self.holders.total().saturating_sub(self.held_bytes());
         let segments = (left / segment).max(8);
-        if segments != self.memory.segments_allowed() || self.registry.targets_sum() != (segments * segment) as i64 {
+        if segments != self.memory.segments_allowed() || self.registry.shared_out() != (segments * segment) as i64 {
             self.memory.allow_segments(segments);
             self.share_out();
         }

@@ -57,6 +57,7 @@ pub(crate) fn request(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Conne
             }
             let status = if refusal == Refusal::TooLarge { Status::TooLarge } else { Status::Busy };
             refuse(connection, header, status);
+            connection.hold_back(refusal);
             return Served::Done;
         }
     }

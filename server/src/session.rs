@@ -126,7 +126,7 @@ enum Pause {
     None,
     /// It waits for this read before its next change can be decided.
     Change(Slot),
-    /// Memory is short: the cleaner has to free some.
+    /// Memory is short: the cleaner has to free some. Or its tenant has asked for too much.
     Room,
 }
 
@@ -247,6 +247,15 @@ impl Connection {
             }
             Err(refusal) => Some(refusal),
         }
+    }
+
+    /// Who asks for more than it may waits a moment before it is heard again: refusing costs nearly as much as serving.
+    pub(crate) fn hold_back(&mut self, refusal: Refusal) -> bool {
+        let held = matches!(refusal, Refusal::Rate(_));
+        if held {
+            self.pause = Pause::Room;
+        }
+        held
     }
 
     /// Charges what was spelled to who asked for it.
@@ -479,7 +488,8 @@ impl Connection {
             _ => Reply::Wanted,
         };
         self.reply(reply, &refusal.line());
-        Some(self.finish(if body > 0 { Served::Skip(body) } else { Served::Done }, line))
+        let goes_on = self.finish(if body > 0 { Served::Skip(body) } else { Served::Done }, line);
+        Some(goes_on && !self.hold_back(refusal))
     }
 
     /// What it sent makes no sense: nothing more is served.
@@ -576,7 +586,7 @@ impl Connection {
         let frame = Frame::new(header, &rest[HEADER_BYTES..total]);
         let served = binary::request(cache, turn, self, &frame);
         self.expected = 0;
-        self.finish(served, total)
+        self.finish(served, total) && self.pause == Pause::None
     }
 
     /// Turns the connection into one that is told what happens.

@@ -148,6 +148,7 @@ impl Registry {
         for tenant in self.all().filter(|tenant| !tenant.is_present()) {
             tenant.account.set(0, 0, 0);
         }
+        self.shared_out.store(memory, Ordering::Relaxed);
         let configured: i64 = tenants.iter().map(|tenant| tenant.reserved_bytes()).sum();
         // reservations are stated in units of -m; indexes and buffers take their part of it from everyone alike
         let scale = (memory as f64 / self.memory_configured() as f64).min(1.0);
@@ -173,6 +174,11 @@ impl Registry {
             tenant.account.set(*reserved, *taxed, part);
         }
         debug_assert_eq!(self.targets_sum(), memory);
+    }
+
+    /// The memory that was shared out last: what all targets add up to.
+    pub fn shared_out(&self) -> i64 {
+        self.shared_out.load(Ordering::Relaxed)
     }
 
     /// Sum of all targets.

@@ -94,7 +94,7 @@ impl Stack {
             .filter(|slot| seen.get(&self.owners[*slot]).is_some_and(|own| own.slot as usize == *slot))
             .map(|slot| self.owners[slot])
             .collect();
-        *self = Stack::new((live.len() * 2).max(1024));
+        *self = Stack::new((live.len() * 2).max(64));
         for id in live {
             let own = seen.get_mut(&id).expect("it was just there");
             self.push(id, own);
@@ -157,7 +157,7 @@ impl ReuseDistances {
         ReuseDistances {
             seen: IdMap::default(),
             seen_bytes: 0,
-            stack: Stack::new(1024),
+            stack: Stack::new(if reach_bytes == 0 { 1024 } else { 64 }),
             objects_max,
             threshold,
             buckets_a_doubling,
@@ -347,7 +347,10 @@ pub struct LiveCurve {
 }
 
 struct Followed {
-    distances: ReuseDistances,
+    /// None until something is followed: thousands of tenants may never be heard of.
+    distances: Option<ReuseDistances>,
+    objects_max: usize,
+    reach_bytes: u64,
     /// Reads that had been counted elsewhere when they were last asked for.
     counted: u64,
 }
@@ -361,7 +364,9 @@ impl LiveCurve {
             threshold: AtomicU64::new(threshold),
             last: AtomicU64::new(0),
             distances: Mutex::new(Followed {
-                distances: ReuseDistances::with(objects_max, threshold, BUCKETS_COARSE, reach_bytes.max(1)),
+                distances: None,
+                objects_max,
+                reach_bytes: reach_bytes.max(1),
                 counted: 0,
             }),
         }
@@ -387,7 +392,10 @@ impl LiveCurve {
         // somebody else is at it: one request of a sample more or less
         let Some(mut followed) = self.distances.try_lock() else { return };
         self.last.store(hash, Ordering::Relaxed);
-        let distances = &mut followed.distances;
+        let (objects_max, reach_bytes) = (followed.objects_max, followed.reach_bytes);
+        let threshold = self.threshold.load(Ordering::Relaxed);
+        let fresh = || ReuseDistances::with(objects_max, threshold, BUCKETS_COARSE, reach_bytes);
+        let distances = followed.distances.get_or_insert_with(fresh);
         act(distances);
         if distances.raw_reads >= READS_A_FADING * distances.objects_max {
             distances.fade();
@@ -421,7 +429,9 @@ impl LiveCurve {
         let mut followed = self.distances.lock();
         let more = reads.saturating_sub(followed.counted);
         followed.counted = reads;
-        let distances = &mut followed.distances;
+        let Some(distances) = &mut followed.distances else {
+            return Demand { reads: reads as f64, points: vec![(0.0, 0.0)], sampled: 0 };
+        };
         distances.reads += more;
         let total = distances.reads as f64;
         let points = distances.curve().into_iter().map(|point| (point.bytes as f64, (1.0 - point.miss_ratio) * total));

@@ -282,6 +282,7 @@ pub struct Registry {
     has_released: AtomicBool,
     /// Whether any tenant's clients may not ask for all that they like.
     has_limits: AtomicBool,
+    pub(crate) shared_out: AtomicI64,
     memory_configured: i64,
     flash_configured: u64,
     memories: Memories,
@@ -310,6 +311,7 @@ impl Registry {
             has_prefixes: AtomicBool::new(false),
             has_released: AtomicBool::new(false),
             has_limits: AtomicBool::new(false),
+            shared_out: AtomicI64::new(0),
             memory_configured: memory,
             flash_configured: flash,
             memories,

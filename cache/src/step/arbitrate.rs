@@ -8,10 +8,15 @@ use super::Background;
 use crate::clock::ticks_since;
 use crate::{ARBITRATION_TICKS, Cache, Count};
 
+/// Tenants that are looked at in a tick, where there are many.
+const TENANTS_A_TICK: u32 = 4;
+
 impl Cache {
     pub(super) fn arbitrate_step(&self, background: &mut Background) {
         let tick = self.clock.tick();
-        if ticks_since(tick, background.arbitrated) < ARBITRATION_TICKS {
+        // the more tenants there are, the seldomer each is looked at: a look costs the same for all
+        let pause = ARBITRATION_TICKS.max(self.registry.count() as u32 / TENANTS_A_TICK);
+        if ticks_since(tick, background.arbitrated) < pause {
             return;
         }
         background.arbitrated = tick;
