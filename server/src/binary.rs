@@ -11,6 +11,8 @@ use crate::serve::{Served, absolute};
 use crate::session::{Connection, Spelling};
 use crate::{VERSION, stats};
 
+/// Longest name of a SASL mechanism, as in memcached.
+const MECHANISM_BYTES_MAX: usize = 32;
 /// Expiry by which an increment says that it does not create its counter.
 const NEVER_CREATE: u32 = u32::MAX;
 
@@ -97,7 +99,10 @@ pub(crate) fn request(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Conne
             return Served::Done;
         }
         Command::SaslAuth => return authenticate(cache, connection, frame),
-        Command::SaslStep => Ok((Status::AuthFailed, 0)),
+        Command::SaslStep => {
+            connection.server().refuse_login(); // PLAIN has one step, and it was not taken
+            Ok((Status::AuthFailed, 0))
+        }
         Command::Unknown => Ok((Status::UnknownCommand, 0)),
     };
     match outcome {
@@ -303,8 +308,14 @@ fn stat(cache: &Cache, connection: &mut Connection, frame: &Frame<'_>) -> Served
 fn authenticate(cache: &Cache, connection: &mut Connection, frame: &Frame<'_>) -> Served {
     let mut parts = frame.value.splitn(3, |byte| *byte == 0);
     let (_, user, password) = (parts.next(), parts.next(), parts.next());
-    let accepted = frame.key == b"PLAIN"
-        && user.zip(password).is_some_and(|(user, password)| connection.log_in(cache, user, password));
+    if frame.key.len() > MECHANISM_BYTES_MAX {
+        refuse(connection, &frame.header, Status::Invalid);
+        return Served::Done;
+    }
+    let accepted = match user.zip(password).filter(|_| frame.key == b"PLAIN") {
+        Some((user, password)) => connection.log_in(cache, user, password),
+        None => connection.server().refuse_login(),
+    };
     if accepted {
         answer(connection.out(), &frame.header, Status::Success, &[], &[], b"Authenticated", 0);
     } else {

@@ -218,6 +218,13 @@ impl Server {
     }
 
     /// Reads the file of users again; what is there stays if the file is bad.
+    /// Counts a login that says nothing that could be checked. Always false: it is refused.
+    pub(crate) fn refuse_login(&self) -> bool {
+        self.auth_commands.fetch_add(1, Ordering::Relaxed);
+        self.auth_errors.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
     pub(crate) fn reload_credentials(&self) -> Result<()> {
         if let (Some(known), Some(path)) = (&self.credentials, &self.config.auth_file) {
             *known.write() = Credentials::read(path)?;
