@@ -217,7 +217,6 @@ impl Server {
         accepted
     }
 
-    /// Reads the file of users again; what is there stays if the file is bad.
     /// Counts a login that says nothing that could be checked. Always false: it is refused.
     pub(crate) fn refuse_login(&self) -> bool {
         self.auth_commands.fetch_add(1, Ordering::Relaxed);
@@ -225,6 +224,7 @@ impl Server {
         false
     }
 
+    /// Reads the file of users again; what is there stays if the file is bad.
     pub(crate) fn reload_credentials(&self) -> Result<()> {
         if let (Some(known), Some(path)) = (&self.credentials, &self.config.auth_file) {
             *known.write() = Credentials::read(path)?;
