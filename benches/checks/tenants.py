@@ -148,7 +148,7 @@ def many(folder, quick):
     for count in counts:
         config = folder / f"many-{count}.toml"
         config.write_text("".join(f'[[tenant]]\nname = "t{n}"\nprefix = "t{n}:"\n' for n in range(count)))
-        with Server([BIN / "flashare", "-p", "{port}", "-m", 64 if quick else 128, "-t", 1, "--no-flash", "--config", config]) as server:
+        with Server([BIN / "flashare", "-p", "{port}", "-m", 64 if quick else 1024, "-t", 1, "--no-flash", "--config", config]) as server:
             rss[count] = server.status_kib("VmRSS") * 1024
             before = server.cpu_seconds()
             ran = trace_tool("replay", hot, "--server", f"127.0.0.1:{server.port}", "--pipeline", 64)
