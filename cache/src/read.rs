@@ -229,13 +229,7 @@ impl Cache {
             }
             object.note_read(self.clock.tick(), dice);
             hands.count(tenant, Count::DramHits);
-            let curve = &self.registry.tenant(tenant).curve;
-            if curve.follows(hash) {
-                curve.read(hash, Some(object.charged_bytes()));
-            }
-            if self.is_sampled(hash) {
-                self.sampler(tenant).read(hash, true, self.clock.tick());
-            }
+            self.learn_of_read(tenant, hash, || Some(object.charged_bytes()));
             return Lookup::Hit(object);
         }
         let Some(read) = self.flash_read(tenant, key, hash) else {
@@ -297,13 +291,7 @@ impl Cache {
         }
         flash.note_hit(&place);
         hands.count(read.tenant, Count::FlashHits);
-        let curve = &self.registry.tenant(read.tenant).curve;
-        if curve.follows(read.hash) {
-            curve.read(read.hash, Some(record.bytes()));
-        }
-        if self.is_sampled(read.hash) {
-            self.sampler(read.tenant).read(read.hash, true, self.clock.tick());
-        }
+        self.learn_of_read(read.tenant, read.hash, || Some(record.bytes()));
         Completed::Hit(FlashObject::of(&record))
     }
 
@@ -311,16 +299,22 @@ impl Cache {
         self.flash.as_ref().expect("an intent to read flash comes from a flash tier")
     }
 
+    /// The curve and the predictor learn from a read, if its key is one that they look at. It found so many bytes, None if nothing.
+    #[inline]
+    fn learn_of_read(&self, tenant: u16, hash: u64, bytes: impl Fn() -> Option<usize>) {
+        let curve = &self.registry.tenant(tenant).curve;
+        if curve.follows(hash) {
+            curve.read(hash, bytes());
+        }
+        if self.is_sampled(hash) {
+            self.sampler(tenant).read(hash, bytes().is_some(), self.clock.tick());
+        }
+    }
+
     /// A get found nothing: the arbiter and the predictor learn from it.
     fn note_miss(&self, hands: &mut Hands, tenant: u16, hash: u64) {
         hands.count(tenant, Count::Misses);
-        let curve = &self.registry.tenant(tenant).curve;
-        if curve.follows(hash) {
-            curve.read(hash, None);
-        }
-        if self.is_sampled(hash) {
-            self.sampler(tenant).read(hash, false, self.clock.tick());
-        }
+        self.learn_of_read(tenant, hash, || None);
         if self.registry.tenant(tenant).shadow.take(hash) {
             hands.count(tenant, Count::ShadowHits);
             if self.settings.arbiter == Arbiter::Shadow {
