@@ -193,7 +193,7 @@ fn flash(c: &mut Criterion) {
 }
 
 fn scoring(c: &mut Criterion) {
-    let model = Model { weights: [0.3, -0.2, 0.1, -0.4, 0.05, 0.7, -0.1, 0.02], bias: 0.1, samples: 0, accuracy: 0.0 };
+    let model = Model::linear([0.3, -0.2, 0.1, -0.4, 0.05, 0.7, -0.1, 0.02], 0.1);
     let observation =
         Observation { reads: 3, updates: 1, age: 500, idle: 20, bytes: 300, history: 1, ttl_left: Some(3600) };
     c.bench_function("score an object", |b| b.iter(|| model.score(&black_box(observation).features())));

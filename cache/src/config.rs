@@ -1,7 +1,7 @@
 //! What a cache is made with.
 
 use predictor::Admission;
-use tenants::{Arbiter, Numbering, TenantSpec};
+use tenants::{Arbiter, Numbering, TenantSpec, WriteBudget};
 
 /// Smallest memory that works.
 pub const MEMORY_BYTES_MIN: usize = 2 << 20;
@@ -42,6 +42,8 @@ pub struct CacheSettings {
     pub flash_devices: Vec<u64>,
     /// Bytes a second that may be written to flash; 0 for no limit.
     pub flash_write_rate: u64,
+    /// What may be written to flash in all: where more deserves it, the best of it is.
+    pub flash_write_budget: WriteBudget,
     /// Bytes a second that may be read from flash to recycle and to recover; 0 for no limit.
     pub flash_read_rate: u64,
     /// Tenants besides `default`.
@@ -79,6 +81,7 @@ impl CacheSettings {
             flash: None,
             flash_devices: Vec::new(),
             flash_write_rate: 0,
+            flash_write_budget: WriteBudget::Unlimited,
             flash_read_rate: 0,
             tenants: Vec::new(),
             numbering: None,

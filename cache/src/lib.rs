@@ -25,13 +25,13 @@ mod restart;
 mod step;
 mod write;
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use flash_store::{FlashShape, FlashStore, LedgerFigures};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
 use parking_lot::{Mutex, RwLock};
-use predictor::{History, Model, Observation, Sampler};
+use predictor::{History, Kernel, Model, Observation, Plain, Quality, Sampler};
 use tenants::{LiveCurve, Memories, Registry};
 
 use clock::Clock;
@@ -48,13 +48,13 @@ pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX, mix};
 use memory::Memory;
-pub use predictor::Admission;
+pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
-use step::Activity;
+use step::{Activity, Paced};
 pub use step::{Background, SegmentWriter, Trained};
 pub use tenants::{
     ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, Exceeded, IdMap, Limits, Numbering, Point, RANKS, Rank,
-    Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms,
+    Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms, WriteBudget,
 };
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
@@ -82,7 +82,8 @@ const ARBITRATION_TICKS: u32 = 64;
 /// What the cache keeps of a tenant, at the place of its number.
 struct Standing {
     sampler: Mutex<Sampler>,
-    model: RwLock<Option<Model>>,
+    judge: RwLock<Judge>,
+    quality: Mutex<Quality>,
     trained: AtomicU32,
     /// Versions up to this are flushed.
     flushed: AtomicU64,
@@ -90,13 +91,37 @@ struct Standing {
     flush_due: AtomicU32,
     /// Which share of its bytes was used in the last idle period.
     activity: Activity,
-    /// Bytes that may be written to flash for it now.
-    flash_allowance: AtomicI64,
+    /// Its budget for writes to flash, if it has one.
+    paced: Mutex<Option<Box<Paced>>>,
     /// Bytes of its records that are left in a flash segment when it is recycled, on the mean.
     flash_left: AtomicU64,
     /// Hits, hits in DRAM, and reads when its hit ratios were looked at last.
     looked_at: Mutex<[u64; 3]>,
 }
+
+/// Who decides on a tenant's objects.
+#[derive(Clone, Copy, Default)]
+struct Judge {
+    /// Its own models.
+    linear: Option<Model>,
+    quadratic: Option<Model>,
+    /// Which of them decides.
+    kernel: Kernel,
+    /// The filter that is better than that.
+    set_aside: Option<Plain>,
+}
+
+impl Judge {
+    fn model(&self) -> Option<Model> {
+        match self.kernel {
+            Kernel::Quadratic => self.quadratic.or(self.linear),
+            Kernel::Linear => self.linear,
+        }
+    }
+}
+
+/// Is told every finished sample, with its tenant, once.
+pub type SampleListener = Box<dyn Fn(u16, &[(Features, bool)]) + Send + Sync>;
 
 /// Says of a key whether it is worth flash, by what will happen to it.
 pub type Foresight = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -123,6 +148,15 @@ pub struct Cache {
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
     history: History,
+    /// A model of all tenants' samples, for those that have too few.
+    pooled: RwLock<Option<Model>>,
+    /// The tick at which it was trained.
+    pooled_at: AtomicU32,
+    /// The budget for writes to flash, if there is one.
+    paced: Mutex<Option<Box<Paced>>>,
+    /// Bytes written for each byte of a record.
+    write_overhead: Mutex<f64>,
+    listener: OnceLock<SampleListener>,
     workers: Mutex<Vec<Arc<boxcar::Vec<Counters>>>>,
     evicted: Evicted,
     foresight: OnceLock<Foresight>,
@@ -220,6 +254,11 @@ impl Cache {
             sample_mask: (1 << sample_bits) - 1,
             horizon: AtomicU32::new(horizon),
             history,
+            pooled: RwLock::default(),
+            pooled_at: AtomicU32::new(0),
+            paced: Mutex::default(),
+            write_overhead: Mutex::new(1.0),
+            listener: OnceLock::new(),
             workers: Mutex::default(),
             evicted: Evicted::default(),
             foresight: OnceLock::new(),
@@ -241,12 +280,13 @@ impl Cache {
             });
             self.standings.push(Standing {
                 sampler: Mutex::new(Sampler::new(horizon, above, watched_max, samples_max)),
-                model: RwLock::new(None),
+                judge: RwLock::default(),
+                quality: Mutex::default(),
                 trained: AtomicU32::new(0),
                 flushed: AtomicU64::new(0),
                 flush_due: AtomicU32::new(0),
                 activity: Activity::default(),
-                flash_allowance: AtomicI64::new(0),
+                paced: Mutex::default(),
                 flash_left: AtomicU64::new(0),
                 looked_at: Mutex::default(),
             });
@@ -266,6 +306,11 @@ impl Cache {
     /// Gives [`Admission::Oracle`] its knowledge of the future, once.
     pub fn foresee(&self, foresight: Foresight) {
         let _ = self.foresight.set(foresight); // who comes second changes nothing
+    }
+
+    /// Has the samples that models are trained on told to somebody, once.
+    pub fn tell_samples(&self, listener: SampleListener) {
+        let _ = self.listener.set(listener); // who comes second changes nothing
     }
 
     /// A place for one more thread.
@@ -294,7 +339,6 @@ impl Cache {
         if passed {
             if let Some(flash) = &self.flash {
                 flash.pass(secs.saturating_sub(before));
-                self.allow_flash(secs.saturating_sub(before));
             }
             for (tenant, standing) in &self.standings {
                 let due = &standing.flush_due;
@@ -391,7 +435,33 @@ impl Cache {
     /// A tenant's model, if it has one, how many samples wait, and how often it was trained.
     pub fn model(&self, tenant: u16) -> (Option<Model>, usize, u32) {
         let standing = self.standing(tenant);
-        (*standing.model.read(), standing.sampler.lock().len(), standing.trained.load(Ordering::Relaxed))
+        (standing.judge.read().model(), standing.sampler.lock().len(), standing.trained.load(Ordering::Relaxed))
+    }
+
+    /// How good a tenant's model is, on samples that it was not trained on.
+    pub fn model_quality(&self, tenant: u16) -> Quality {
+        *self.standing(tenant).quality.lock()
+    }
+
+    /// Who decides on a tenant's objects, by name: `linear` or `quadratic` (its own model), `pooled` (that of all tenants), or a plain filter.
+    pub fn judge_name(&self, tenant: u16) -> &'static str {
+        match (self.judge(tenant), self.settings.admission) {
+            ((Some(model), _), Admission::Svm) if self.standing(tenant).judge.read().linear.is_some() => {
+                if model.is_quadratic() { "quadratic" } else { "linear" }
+            }
+            ((Some(_), _), Admission::Svm) => "pooled",
+            ((None, filter), Admission::Svm) => filter.name(),
+            _ => "rule",
+        }
+    }
+
+    /// What decides on a tenant's objects: a model, its own or that of all tenants, or else a plain filter.
+    pub fn judge(&self, tenant: u16) -> (Option<Model>, Plain) {
+        let judge = self.standing(tenant).judge.read();
+        match judge.set_aside {
+            Some(filter) => (None, filter),
+            None => (judge.model().or_else(|| *self.pooled.read()), Plain::default()),
+        }
     }
 
     /// Why what was stored under this key is over, if it is.
@@ -404,19 +474,6 @@ impl Cache {
             Some(Count::Flushed)
         } else {
             None
-        }
-    }
-
-    /// Lets every tenant with a budget for flash writes write what so many seconds are worth; a minute's worth at once at most.
-    fn allow_flash(&self, secs: u32) {
-        for tenant in self.registry.tenants() {
-            let rate = tenant.terms().flash_write_rate as i64;
-            if rate > 0 {
-                let allowance = &self.standing(tenant.id).flash_allowance;
-                let more = rate.saturating_mul(secs.min(60).into());
-                let held = allowance.load(Ordering::Relaxed).saturating_add(more).min(rate.saturating_mul(60));
-                allowance.store(held, Ordering::Relaxed);
-            }
         }
     }
 

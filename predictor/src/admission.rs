@@ -2,13 +2,56 @@
 
 use std::str::FromStr;
 
-use crate::features::Observation;
+use crate::features::{Features, Observation};
 use crate::model::Model;
+
+/// A rule that looks at an object and needs no training.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Plain {
+    /// What was asked for a second time: read since it was stored, or back after it was lost.
+    #[default]
+    SecondHit,
+    /// As S3-FIFO's small queue (Yang et al., SOSP 2023), DRAM in its place: read more than once since it was stored, or back after it
+    /// was lost.
+    SmallFifo,
+}
+
+impl Plain {
+    /// All of them.
+    pub const ALL: [Plain; 2] = [Plain::SecondHit, Plain::SmallFifo];
+
+    /// Its name, as it is asked for.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plain::SecondHit => "second-hit",
+            Plain::SmallFifo => "small-fifo",
+        }
+    }
+
+    /// Whether it admits what was seen so.
+    pub fn admits(self, seen: &Observation) -> bool {
+        self.admits_counts(seen.reads, seen.history)
+    }
+
+    /// Whether it admits what has these features.
+    pub fn admits_features(self, features: &Features) -> bool {
+        let (reads, history) = Observation::counts_of(features);
+        self.admits_counts(reads, history)
+    }
+
+    fn admits_counts(self, reads: u32, history: u32) -> bool {
+        history > 0
+            || match self {
+                Plain::SecondHit => reads > 0,
+                Plain::SmallFifo => reads > 1,
+            }
+    }
+}
 
 /// Which rule decides.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub enum Admission {
-    /// The tenant's own model; until it has one, [`seen_twice`].
+    /// The tenant's own model; one of all tenants, or a plain rule, where it has none that is any good.
     #[default]
     Svm,
     /// Everything that leaves DRAM.
@@ -17,11 +60,8 @@ pub enum Admission {
     Nothing,
     /// This share of what leaves DRAM, by a throw of dice.
     Random(f32),
-    /// What was asked for a second time: read since it was stored, or back after it was lost.
-    SecondHit,
-    /// As S3-FIFO's small queue (Yang et al., SOSP 2023), DRAM in its place: read more than once since it was stored, or back after it
-    /// was lost.
-    SmallFifo,
+    /// A rule that needs no training.
+    Plain(Plain),
     /// What the future says, where the caller knows it: in simulation only.
     Oracle,
 }
@@ -34,8 +74,8 @@ impl FromStr for Admission {
             ("svm", "") => Ok(Admission::Svm),
             ("all", "") => Ok(Admission::All),
             ("none", "") => Ok(Admission::Nothing),
-            ("second-hit", "") => Ok(Admission::SecondHit),
-            ("small-fifo", "") => Ok(Admission::SmallFifo),
+            ("second-hit", "") => Ok(Admission::Plain(Plain::SecondHit)),
+            ("small-fifo", "") => Ok(Admission::Plain(Plain::SmallFifo)),
             ("oracle", "") => Ok(Admission::Oracle),
             ("random", share) => {
                 let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
@@ -53,8 +93,10 @@ impl FromStr for Admission {
 pub struct Candidate<'c> {
     /// What DRAM saw of the object.
     pub observation: &'c Observation,
-    /// The tenant's model, if it has one.
+    /// The model, if there is one that is to decide.
     pub model: Option<&'c Model>,
+    /// What decides where none does.
+    pub deputy: Plain,
     /// Score that a model's verdict must exceed.
     pub threshold: f32,
     /// Uniform bits.
@@ -62,6 +104,17 @@ pub struct Candidate<'c> {
     /// What the future says, where it is known.
     pub future: Option<bool>,
 }
+
+impl Candidate<'_> {
+    /// The dice, from 0 to 1.
+    pub fn thrown(&self) -> f32 {
+        (self.dice >> 40) as f32 / (1u32 << 24) as f32
+    }
+}
+
+/// Probability of a read of what a plain rule admits, where a budget has to choose between tenants.
+const PLAIN_PROBABILITY: f32 = 0.5;
+const PROBABILITY_MIN: f32 = 0.001;
 
 impl Admission {
     /// Its name, as it is asked for.
@@ -71,31 +124,35 @@ impl Admission {
             Admission::All => "all",
             Admission::Nothing => "none",
             Admission::Random(share) => return format!("random:{share}"),
-            Admission::SecondHit => "second-hit",
-            Admission::SmallFifo => "small-fifo",
+            Admission::Plain(plain) => plain.name(),
             Admission::Oracle => "oracle",
         };
         name.to_owned()
     }
 
-    /// Whether an object that leaves DRAM goes to flash.
+    /// Whether an object that leaves DRAM goes to flash, where no budget says how much may.
     pub fn admits(self, candidate: &Candidate<'_>) -> bool {
         let seen = candidate.observation;
         match (self, candidate.model) {
             (Admission::All, _) => true,
             (Admission::Nothing, _) => false,
-            (Admission::Random(share), _) => ((candidate.dice >> 40) as f32 / (1u32 << 24) as f32) < share,
-            (Admission::SecondHit, _) | (Admission::Svm, None) => seen_twice(seen),
-            (Admission::SmallFifo, _) => seen.reads > 1 || seen.history > 0,
+            (Admission::Random(share), _) => candidate.thrown() < share,
+            (Admission::Plain(plain), _) => plain.admits(seen),
             (Admission::Oracle, _) => candidate.future.unwrap_or(false),
             (Admission::Svm, Some(model)) => model.score(&seen.features()) > candidate.threshold,
+            (Admission::Svm, None) => candidate.deputy.admits(seen),
         }
     }
-}
 
-/// An object that was read since it was stored, or that came back after it was lost.
-pub fn seen_twice(observation: &Observation) -> bool {
-    observation.reads > 0 || observation.history > 0
+    /// How much an object deserves a place on flash, for a [`Budget`](crate::Budget) to choose by: the logarithm of the reads to be expected for each
+    /// byte. A plain rule expects as many of whatever it admits.
+    pub fn merit(self, candidate: &Candidate<'_>) -> f32 {
+        let probability = match (self, candidate.model) {
+            (Admission::Svm, Some(model)) => model.probability(&candidate.observation.features()),
+            _ => PLAIN_PROBABILITY,
+        };
+        (probability.max(PROBABILITY_MIN) / candidate.observation.bytes.max(1) as f32).log2()
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +173,14 @@ mod tests {
     fn each_rule_looks_at_its_own() {
         let admits = |rule: &str, reads: u32, history: u32, future: Option<bool>| {
             let observation = Observation { reads, history, ..Observation::default() };
-            let candidate = Candidate { observation: &observation, model: None, threshold: 0.0, dice: 7, future };
+            let candidate = Candidate {
+                observation: &observation,
+                model: None,
+                deputy: Plain::default(),
+                threshold: 0.0,
+                dice: 7,
+                future,
+            };
             rule.parse::<Admission>().unwrap().admits(&candidate)
         };
         assert!(admits("all", 0, 0, None) && !admits("none", 9, 7, Some(true)));
@@ -137,7 +201,14 @@ mod tests {
         let observation = Observation::default();
         let admitted = (0..100_000u64).filter(|n| {
             let dice = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0x2545_f491_4f6c_dd1d);
-            let candidate = Candidate { observation: &observation, model: None, threshold: 0.0, dice, future: None };
+            let candidate = Candidate {
+                observation: &observation,
+                model: None,
+                deputy: Plain::default(),
+                threshold: 0.0,
+                dice,
+                future: None,
+            };
             Admission::Random(0.3).admits(&candidate)
         });
         assert!((29_000..31_000).contains(&admitted.count()));

@@ -6,6 +6,10 @@
 /// Number of features.
 pub const FEATURES: usize = 8;
 
+/// What the features are, in their order: logarithms of one more than these.
+pub const FEATURE_NAMES: [&str; FEATURES] =
+    ["reads", "updates", "age", "idle", "bytes", "history", "age_per_read", "ttl_left"];
+
 /// An object as the cleaner sees it at the moment of decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Observation {
@@ -42,5 +46,11 @@ impl Observation {
             log(self.age / (self.reads + 1)),
             log(self.ttl_left.unwrap_or(u32::MAX / 2)),
         ]
+    }
+
+    /// Reads and history of an observation that has these features.
+    pub fn counts_of(features: &Features) -> (u32, u32) {
+        let count = |feature: f32| feature.exp_m1().round() as u32;
+        (count(features[0]), count(features[5]))
     }
 }

@@ -10,15 +10,20 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod budget;
+mod calibrate;
 mod features;
 mod history;
 mod model;
+mod quality;
 mod sample;
 mod train;
 
-pub use admission::{Admission, Candidate, seen_twice};
-pub use features::{FEATURES, Features, Observation};
+pub use admission::{Admission, Candidate, Plain};
+pub use budget::Budget;
+pub use features::{FEATURE_NAMES, FEATURES, Features, Observation};
 pub use history::{COUNT_MAX, History};
 pub use model::Model;
+pub use quality::{BANDS, Quality};
 pub use sample::{Sampler, WATCHED_BYTES};
-pub use train::{CLASS_MIN, NoModel, SAMPLES_MAX, accuracy, train};
+pub use train::{CLASS_MIN, Kernel, NoModel, SAMPLES_MAX, accuracy, train};

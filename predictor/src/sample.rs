@@ -175,8 +175,14 @@ impl Sampler {
     /// The samples that are kept.
     pub fn take(&mut self) -> Vec<(Features, bool)> {
         self.fresh = 0;
+        self.latest(self.samples.len())
+    }
+
+    /// The last `count` of the samples that are kept.
+    pub fn latest(&self, count: usize) -> Vec<(Features, bool)> {
         let float = |features: &Fixed| features.map(|feature| f32::from(feature) / FIXED_POINT);
-        self.samples.iter().map(|(features, flashy)| (float(features), *flashy)).collect()
+        let skipped = self.samples.len().saturating_sub(count);
+        self.samples.iter().skip(skipped).map(|(features, flashy)| (float(features), *flashy)).collect()
     }
 
     /// Number of samples that are kept.

@@ -17,6 +17,8 @@ use crate::watch::Topic;
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
 /// Shortest time between two fillings of what tenants may ask for.
 const METER_LOOK: Duration = Duration::from_millis(10);
+/// How much longer than it worked the trainer rests: it takes a thirtieth of a core at most.
+const TRAINER_REST: u32 = 32;
 /// Sleep of the trainer between looks.
 const TRAINER_SLEEP: Duration = Duration::from_millis(50);
 
@@ -220,8 +222,11 @@ fn sync(cache: &Cache, every: Duration, stop: &AtomicBool) {
 
 fn train(cache: &Cache, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        if cache.train_step() == Trained::Nothing {
-            std::thread::park_timeout(TRAINER_SLEEP);
-        }
+        let began = Instant::now();
+        let pause = match cache.train_step() {
+            Trained::Nothing => TRAINER_SLEEP,
+            _ => began.elapsed() * TRAINER_REST,
+        };
+        std::thread::park_timeout(pause);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cache::{
     Admission, Arbiter, CacheSettings, FlashSettings, Limits, Rank, Recognition, SyncPolicy, TenantSpec, Terms,
+    WriteBudget,
 };
 use serde::Deserialize;
 
@@ -228,7 +229,7 @@ impl TenantTable {
             weight: self.weight.unwrap_or(or.weight),
             goal_hit_ratio: self.goal_hit_ratio.unwrap_or(or.goal_hit_ratio),
             flash_reserved_bytes: bytes(&self.flash_reserved, or.flash_reserved_bytes),
-            flash_write_rate: self.flash_write_budget.as_ref().map_or(or.flash_write_rate, |budget| budget.0),
+            flash_write_budget: self.flash_write_budget.as_ref().map_or(or.flash_write_budget, |budget| budget.0),
             limits: Limits {
                 requests: self.max_requests.unwrap_or(limits.requests),
                 bandwidth: bytes(&self.max_bandwidth, limits.bandwidth),
@@ -247,18 +248,41 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bytes a second, stated as a size a second, a minute, an hour or a day: `200GB/day`.
-struct Budget(u64);
+struct Budget(WriteBudget);
 
 impl<'de> Deserialize<'de> for Budget {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Budget, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_rate(&text).map(Budget).map_err(serde::de::Error::custom)
+        parse_write_budget(&text).map(Budget).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Parses a budget for flash writes: `200GB/day`, `0.5dwpd` (drive writes a day), `0.3x` (bytes for each byte stored).
+pub fn parse_write_budget(text: &str) -> Result<WriteBudget> {
+    let number = |digits: &str| {
+        let number = digits.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+        number
+            .with_context(|| format!("'{text}' is no budget: write a number before its unit, such as 0.5dwpd or 0.3x"))
+    };
+    match text
+        .strip_suffix("dwpd")
+        .map(|digits| (digits, true))
+        .or(text.strip_suffix('x').map(|digits| (digits, false)))
+    {
+        Some((digits, true)) => number(digits).map(WriteBudget::DriveWrites),
+        Some((digits, false)) => number(digits).map(WriteBudget::Amplification),
+        None if text == "none" => Ok(WriteBudget::Unlimited),
+        None if !text.contains('/') => {
+            bail!(
+                "'{text}' is no budget: write bytes for a time (200GB/day), drive writes a day (0.5dwpd), or bytes for each byte stored (0.3x)"
+            )
+        }
+        None => parse_rate(text).map(WriteBudget::Rate),
     }
 }
 
 /// Parses `200GB/day`, `10MiB/s`: bytes a second.
-pub fn parse_rate(text: &str) -> Result<u64> {
+fn parse_rate(text: &str) -> Result<u64> {
     let (size, time) = text.split_once('/').unwrap_or((text, "s"));
     let secs = match time.trim() {
         "s" | "sec" | "second" => 1,
@@ -395,6 +419,10 @@ impl Config {
             cache.flash_devices = flash.iter().map(|flash| flash.bytes).collect();
             let rate = |text: &Option<String>| text.as_deref().map_or(Ok(0), |text| parse_size(text, 1));
             cache.flash_write_rate = rate(&flags.flash_write_rate).context("--flash-write-rate")?;
+            cache.flash_write_budget = match &flags.flash_write_budget {
+                Some(text) => parse_write_budget(text).context("--flash-write-budget")?,
+                None => WriteBudget::Unlimited,
+            };
             cache.flash_read_rate = rate(&flags.flash_read_rate).context("--flash-read-rate")?;
         }
         Ok(Config {
@@ -586,6 +614,18 @@ mod tests {
         assert_eq!((size("64"), size("16MiB"), size("1GiB"), size("1g")), (64 << 20, 16 << 20, 1 << 30, 1 << 30));
         assert_eq!((size("500kB"), size("1.5m")), (500_000, 3 << 19));
         assert!(parse_size("x", 1).is_err() && parse_size("5 parsecs", 1).is_err());
+    }
+
+    #[test]
+    fn write_budgets_read_as_operators_write_them() {
+        let read = |text: &str| parse_write_budget(text).unwrap();
+        assert_eq!(read("5MiB/s"), WriteBudget::Rate(5 << 20));
+        assert_eq!(read("86400MB/day"), WriteBudget::Rate(1_000_000));
+        assert_eq!((read("0.5dwpd"), read("0.3x")), (WriteBudget::DriveWrites(0.5), WriteBudget::Amplification(0.3)));
+        assert_eq!(read("none"), WriteBudget::Unlimited);
+        for bad in ["", "x", "-1x", "200GB", "1GB/fortnight", "dwpd", "infx"] {
+            assert!(parse_write_budget(bad).unwrap_err().to_string().contains("write "), "{bad}");
+        }
     }
 
     #[test]

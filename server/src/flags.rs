@@ -148,6 +148,10 @@ pub struct Flags {
     /// Bytes a second that may be written to flash; what is beyond is not admitted [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = OURS)]
     pub flash_write_rate: Option<String>,
+    /// What may be written to flash: bytes for a time (200GB/day), drive writes a day (0.5dwpd), or bytes for each byte that clients
+    /// store (0.3x). As much is admitted, the best of what there is; --threshold does not count then [default: no budget]
+    #[arg(long, value_name = "BUDGET", help_heading = OURS)]
+    pub flash_write_budget: Option<String>,
     /// Bytes a second that may be read from flash to recycle segments and to recover [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = OURS)]
     pub flash_read_rate: Option<String>,

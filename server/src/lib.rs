@@ -31,7 +31,7 @@ mod wear;
 
 pub use admin::{AdminAt, AdminConfig};
 pub use config::{
-    Config, Dialect, FlashPath, Security, TenantsFile, flash_settings, parse_rate, parse_size, parse_tenants,
+    Config, Dialect, FlashPath, Security, TenantsFile, flash_settings, parse_size, parse_tenants, parse_write_budget,
     read_tenants,
 };
 pub use driver::Driver;

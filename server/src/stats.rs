@@ -572,12 +572,35 @@ fn predictor(cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "admission", cache.settings().admission.name());
     stat(out, "threshold", cache.settings().threshold);
     stat(out, "horizon_ticks", cache.figures().horizon_ticks);
+    write_budget(cache, None, &mut |key, value| stat(out, key, value));
     for tenant in cache.registry().tenants() {
-        let (model, samples, trained) = cache.model(tenant.id);
         let name = &tenant.name;
-        stat(out, &format!("{name}:model_samples"), samples);
-        stat(out, &format!("{name}:model_trained"), trained);
-        stat(out, &format!("{name}:model_accuracy"), format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));
+        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, &format!("{name}:{key}"), value);
+        let (model, samples, trained) = cache.model(tenant.id);
+        row("model_samples", &samples);
+        row("model_trained", &trained);
+        row("model_accuracy", &format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));
+        let quality = cache.model_quality(tenant.id);
+        row("judge", &cache.judge_name(tenant.id));
+        row("judged_samples", &quality.samples());
+        row("model_precision", &format_args!("{:.3}", quality.precision()));
+        row("model_recall", &format_args!("{:.3}", quality.recall()));
+        row("model_area", &format_args!("{:.3}", quality.area()));
+        let (own, filter) = quality.indices();
+        row("model_youden", &format_args!("{own:.3}"));
+        row("filter_youden", &format_args!("{filter:.3}"));
+        for (band, share) in ["below_m1", "m1_to_0", "0_to_1", "above_1"].iter().zip(quality.calibration()) {
+            row(&format!("flashy_{band}"), &format_args!("{share:.3}"));
+        }
+        write_budget(cache, Some(tenant.id), &mut row);
+    }
+}
+
+fn write_budget(cache: &Cache, tenant: Option<u16>, row: &mut dyn FnMut(&str, &dyn std::fmt::Display)) {
+    if let Some((terms, bar, balance)) = cache.write_budget(tenant) {
+        row("write_budget", &terms);
+        row("write_budget_bar", &format_args!("{bar:.3}"));
+        row("write_budget_balance", &format_args!("{balance:.0}"));
     }
 }
 

@@ -103,7 +103,7 @@ fn spell(terms: &Terms) -> String {
     add(terms.weight != none.weight, format!(", weight {}", terms.weight));
     add(terms.goal_hit_ratio > 0.0, format!(", goal {}", terms.goal_hit_ratio));
     add(terms.flash_reserved_bytes > 0, format!(", flash {} bytes", terms.flash_reserved_bytes));
-    add(terms.flash_write_rate > 0, format!(", flash writes {} bytes/s", terms.flash_write_rate));
+    add(terms.flash_write_budget.is_limited(), format!(", flash writes {}", terms.flash_write_budget));
     add(terms.limits.requests > 0, format!(", {} requests/s", terms.limits.requests));
     add(terms.limits.bandwidth > 0, format!(", {} bytes/s", terms.limits.bandwidth));
     add(terms.limits.connections > 0, format!(", {} connections", terms.limits.connections));

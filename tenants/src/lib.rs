@@ -14,6 +14,7 @@ mod meter;
 mod rank;
 mod registry;
 mod shadow_queue;
+mod write_budget;
 
 pub use account::{Account, Balance};
 pub use adviser::{Aim, Claim, share};
@@ -27,3 +28,4 @@ pub use registry::{
     TenantSpec, Terms,
 };
 pub use shadow_queue::ShadowQueue;
+pub use write_budget::WriteBudget;

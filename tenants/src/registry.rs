@@ -16,6 +16,7 @@ use crate::curve::LiveCurve;
 use crate::meter::{Limits, Meter};
 use crate::rank::{RANKS, Rank};
 use crate::shadow_queue::ShadowQueue;
+use crate::write_budget::WriteBudget;
 
 /// Name of the tenant that owns what no other tenant's rule claims.
 pub const DEFAULT_TENANT: &str = "default";
@@ -56,8 +57,8 @@ pub struct Terms {
     pub goal_hit_ratio: f32,
     /// Bytes of flash records that it is guaranteed.
     pub flash_reserved_bytes: u64,
-    /// Bytes a second that may be written to flash for it, on the mean; 0 for no budget of its own.
-    pub flash_write_rate: u64,
+    /// What may be written to flash for it.
+    pub flash_write_budget: WriteBudget,
     /// What its clients may ask for.
     pub limits: Limits,
 }
@@ -70,7 +71,7 @@ impl Default for Terms {
             weight: 1.0,
             goal_hit_ratio: 0.0,
             flash_reserved_bytes: 0,
-            flash_write_rate: 0,
+            flash_write_budget: WriteBudget::Unlimited,
             limits: Limits::default(),
         }
     }

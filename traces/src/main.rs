@@ -18,7 +18,7 @@ enum Verb {
     Stat(Stat),
     Convert(Convert),
     Synth(Synth),
-    Simulate(Simulate),
+    Simulate(Box<Simulate>),
     Replay(Replay),
     Compare(Compare),
     Report(MakeReport),

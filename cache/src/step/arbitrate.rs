@@ -1,7 +1,5 @@
 //! Every so many ticks: how tenants fare, and what curves say of who should have more.
 
-use std::sync::atomic::Ordering;
-
 use tenants::{Aim, Arbiter, Claim, Demand, share};
 
 use super::Background;
@@ -51,18 +49,5 @@ impl Cache {
         let memory = self.registry.targets_sum().max(0) as f64;
         let shares = share(&claims, memory, aim);
         ids.into_iter().zip(claims).zip(shares).map(|((id, claim), share)| (id, claim, share)).collect()
-    }
-
-    /// Bytes of flash writes are a tenant's. False: its budget is spent.
-    pub(crate) fn may_write_flash(&self, tenant: u16, bytes: usize) -> bool {
-        if self.registry.tenant(tenant).terms().flash_write_rate == 0 {
-            return true;
-        }
-        let allowance = &self.standing(tenant).flash_allowance;
-        if allowance.load(Ordering::Relaxed) < bytes as i64 {
-            return false;
-        }
-        allowance.fetch_sub(bytes as i64, Ordering::Relaxed);
-        true
     }
 }

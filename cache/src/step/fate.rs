@@ -37,7 +37,7 @@ impl Cache {
         let seen = self.observe(object);
         let tenant = object.tenant();
         let rank = self.registry.tenant(tenant).rank();
-        let model = if rank.wants_score() { *self.standing(tenant).model.read() } else { None };
+        let model = if rank.wants_score() { self.standing(tenant).judge.read().linear } else { None };
         let standing = Standing {
             idle: seen.idle,
             age: seen.age,
@@ -65,10 +65,7 @@ impl Cache {
         let loser = match &self.flash {
             // what a client marked stale, or gave a unique of its own, has no place on flash
             Some(_) if object.access().stale || object.chosen_unique().is_some() => Loser::Dropped,
-            Some(flash)
-                if self.admits(part.hash, &object, &observation)
-                    && self.may_write_flash(tenant, object.charged_bytes()) =>
-            {
+            Some(flash) if self.admits(part.hash, &object, &observation) => {
                 self.demote(flash, hands, part.hash, &object)
             }
             Some(_) => {
@@ -96,14 +93,25 @@ impl Cache {
     }
 
     fn admits(&self, hash: u64, object: &Object<'_>, observation: &Observation) -> bool {
-        let model = *self.standing(object.tenant()).model.read();
-        self.settings.admission.admits(&Candidate {
+        let (model, deputy) = self.judge(object.tenant());
+        let candidate = Candidate {
             observation,
             model: model.as_ref(),
+            deputy,
             threshold: self.settings.threshold,
             dice: log_memory::mix(hash ^ u64::from(self.clock.tick())),
             future: self.foresight.get().map(|foresees| foresees(object.key())),
-        })
+        };
+        let rule = self.settings.admission;
+        if !rule.admits(&candidate) {
+            return false;
+        }
+        if !self.has_budget(object.tenant()) {
+            return true;
+        }
+        let merit = rule.merit(&candidate);
+        let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
+        self.is_within_budgets(object.tenant(), merit, dice, object.charged_bytes())
     }
 
     /// Offers an object to the open flash segment. Its key is locked: the flash entry is published before the DRAM entry is
@@ -127,6 +135,7 @@ impl Cache {
         match flash.append(hash, &head, value.into_iter()) {
             Placed::Yes => {
                 let bytes = (head.bytes() + object.value_bytes()) as u64;
+                self.charge_budgets(head.tenant, bytes);
                 hands.count(head.tenant, Count::Demoted);
                 hands.count_by(head.tenant, Count::DemotedBytes, bytes);
                 if head.rescued {

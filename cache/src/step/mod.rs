@@ -1,6 +1,7 @@
 //! Background work in bounded pieces. The server calls these from a thread of its own, the simulator between requests.
 
 mod arbitrate;
+mod budget;
 mod clean;
 mod fate;
 mod flush;
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use flash_store::{Device, FlashSegmentId, WriteIntent};
 
+pub(crate) use budget::Paced;
 pub(crate) use fate::Loser;
 pub(crate) use idle::Activity;
 pub use train::Trained;
@@ -31,6 +33,7 @@ pub struct Background {
     pub(crate) writer: Option<Box<dyn SegmentWriter>>,
     period: idle::Period,
     arbitrated: u32,
+    accounts: budget::Accounts,
 }
 
 /// Writes segments beside the background's other steps. Without one they are written within a step.
@@ -59,6 +62,7 @@ impl Cache {
             writer: None,
             period: idle::Period::default(),
             arbitrated: 0,
+            accounts: budget::Accounts::default(),
         }
     }
 
@@ -92,6 +96,7 @@ impl Cache {
         let mut recovers = false;
         if let (Some(flash), Some(device)) = (&self.flash, device) {
             flash.take_out_failing();
+            self.budget_step(flash, background);
             recovers = self.recover_step(flash, device, background);
             self.flush_step(flash, device, background);
             self.recycle_step(flash, device, background);

@@ -3,6 +3,7 @@
 mod engine;
 mod ftl;
 mod future;
+mod samples;
 mod sweep;
 
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use ftl::{Drive, FtlDevice};
 use future::Future;
 pub use sweep::Axis;
 
+/// Part of the DRAM that is reserved when nothing is said.
+const RESERVED_SHARE: f64 = 0.5;
 /// Requests between moments that are noted.
 const REQUESTS_A_MOMENT: u64 = 2_000;
 
@@ -45,7 +48,7 @@ pub struct Simulate {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Part of the DRAM that is reserved, in equal parts, without --config
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = RESERVED_SHARE)]
     pub reserved_share: f64,
     /// Who moves memory between tenants: curve, shadow, fixed, global [default: what --config says, else curve]
     #[arg(long, value_name = "NAME")]
@@ -56,6 +59,12 @@ pub struct Simulate {
     /// Score that a model's verdict must exceed
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub threshold: f32,
+    /// What may be written to flash, as the server's --flash-write-budget: 200GB/day, 0.5dwpd, 0.3x
+    #[arg(long, value_name = "BUDGET")]
+    pub flash_write_budget: Option<String>,
+    /// Write the samples that models are trained on to this file, as CSV: tenant, features, whether it was read again
+    #[arg(long, value_name = "FILE")]
+    pub samples: Option<PathBuf>,
     /// Order of worth inside each tenant: lru, lfu, slru, s3-fifo, hyperbolic, density, score [default: what
     /// --config says, else score]
     #[arg(long, value_name = "RANK")]
@@ -69,7 +78,7 @@ pub struct Simulate {
     /// Largest object, as the server's -I
     #[arg(long, value_name = "SIZE", default_value = "1m")]
     pub item_size: String,
-    /// Run once for each of these, and their combinations: dram=8MiB,16MiB or flash=, admission=, threshold=, rank=, arbiter=, reserved-share=; repeat for
+    /// Run once for each of these, and their combinations: dram=8MiB,16MiB or flash=, admission=, threshold=, flash-write-budget=, rank=, arbiter=, reserved-share=; repeat for
     /// more
     #[arg(long = "sweep", value_name = "SETTING=A,B,...")]
     pub sweep: Vec<Axis>,
@@ -153,6 +162,9 @@ impl Simulate {
             let segment = self.flash_segment.as_deref().map(|text| server::parse_size(text, 1)).transpose()?;
             flash.segment_bytes = segment.map(|bytes| bytes as usize);
             settings.flash = Some(flash);
+            if let Some(budget) = &self.flash_write_budget {
+                settings.flash_write_budget = server::parse_write_budget(budget).context("--flash-write-budget")?;
+            }
         }
         Ok(settings)
     }
@@ -179,6 +191,9 @@ impl Simulate {
         if self.windows.is_some() {
             bail!("--windows: a sweep writes the windows of its runs with --json");
         }
+        if self.samples.is_some() {
+            bail!("--samples: leave out --sweep: the runs of a sweep would write to one file");
+        }
         let outcome = sweep::run(self, names)?;
         if let Some(path) = &self.json {
             #[derive(Serialize)]
@@ -204,6 +219,7 @@ impl Simulate {
         if let Some(future) = &future {
             cache.foresee(future.foresight());
         }
+        let samples = self.samples.as_deref().map(|path| samples::listen(path, &cache)).transpose()?;
         let mut simulation = Simulation::new(&cache, device, self.verify_all, self.in_flight);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
@@ -241,6 +257,9 @@ impl Simulate {
         report.settings = self.stated();
         report.ftl = drive.as_ref().map(FtlDevice::figures);
         report.complete = failed.is_none();
+        if let Some(samples) = samples {
+            samples.finish()?;
+        }
         let failed = failed.map(|error| error.context("the run ended before the trace did"));
         Ok((report, failed))
     }
@@ -263,7 +282,12 @@ impl Simulate {
         if self.threshold != 0.0 {
             all.push(("threshold", self.threshold.to_string()));
         }
+        all.extend(self.flash_write_budget.clone().map(|budget| ("flash-write-budget", budget)));
         all.extend(self.rank.clone().map(|rank| ("rank", rank)));
+        all.extend(self.arbiter.clone().map(|arbiter| ("arbiter", arbiter)));
+        if self.reserved_share != RESERVED_SHARE {
+            all.push(("reserved-share", self.reserved_share.to_string()));
+        }
         all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }

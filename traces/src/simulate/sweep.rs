@@ -10,6 +10,10 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use super::Simulate;
 use crate::figures::Report;
 
+/// What can be swept.
+const SETTINGS: [&str; 8] =
+    ["dram", "flash", "admission", "threshold", "flash-write-budget", "rank", "arbiter", "reserved-share"];
+
 /// A setting and what it takes in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Axis {
@@ -22,10 +26,8 @@ impl FromStr for Axis {
 
     fn from_str(text: &str) -> Result<Axis> {
         let (name, values) = text.split_once('=').with_context(|| format!("'{text}': write SETTING=A,B,..."))?;
-        if !["dram", "flash", "admission", "threshold", "rank", "arbiter", "reserved-share"].contains(&name) {
-            bail!(
-                "'{name}' is nothing to sweep: take dram, flash, admission, threshold, rank, arbiter or reserved-share"
-            );
+        if !SETTINGS.contains(&name) {
+            bail!("'{name}' is nothing to sweep: take one of {}", SETTINGS.join(", "));
         }
         let values: Vec<String> = values.split(',').map(str::to_owned).collect();
         if values.iter().any(String::is_empty) {
@@ -52,6 +54,7 @@ fn combinations(base: &Simulate) -> Result<Vec<Simulate>> {
                     "dram" => run.dram.clone_from(value),
                     "flash" => run.flash.clone_from(value),
                     "admission" => run.admission.clone_from(value),
+                    "flash-write-budget" => run.flash_write_budget = Some(value.clone()),
                     "rank" => run.rank = Some(value.clone()),
                     "arbiter" => run.arbiter = Some(value.clone()),
                     "reserved-share" => {

@@ -1,0 +1,113 @@
+//! The predictor in its place: models of a tenant, one for those that have too few samples, filters where no model is any good, and budgets.
+
+mod common;
+
+use cache::{
+    Admission, Arbiter, Background, CacheSettings, Count, FlashSettings, Mode, Recognition, TenantSpec, Terms, Worker,
+    WriteBudget,
+};
+use common::{Dice, Rig};
+
+fn tenant(name: &str, budget: WriteBudget) -> TenantSpec {
+    TenantSpec {
+        name: name.to_owned(),
+        recognised: Recognition::Prefix(format!("{name}:")),
+        terms: Terms { flash_write_budget: budget, ..Terms::default() },
+    }
+}
+
+fn settings(tenants: Vec<TenantSpec>) -> CacheSettings {
+    let mut tier = FlashSettings::for_bytes(12 << 20);
+    tier.segment_bytes = Some(128 << 10);
+    CacheSettings { flash: Some(tier), arbiter: Arbiter::Fixed, tenants, ..CacheSettings::for_memory(3 << 20) }
+}
+
+/// Reads a key, and stores it where it is missed.
+fn ask(rig: &Rig, worker: &mut Worker, background: &mut Background, tenant: u16, key: &str, bytes: usize) {
+    if rig.get(worker, tenant, key.as_bytes()).is_none() {
+        rig.store(worker, || rig.step(background), tenant, key.as_bytes(), Mode::Set, 0, &vec![7; bytes]);
+    }
+    if rig.cache.wants_cleaning() {
+        rig.step(background);
+    }
+}
+
+/// Half of the requests go to small values, a few thousand of them; the others are large and come once.
+fn mixed(rig: &Rig, tenant: u16, requests: u64) {
+    let name = rig.cache.registry().tenants().find(|own| own.id == tenant).unwrap().name.clone();
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(9));
+    for n in 0..requests {
+        rig.cache.advance(1_001 + (n / 500) as u32);
+        let (key, bytes) =
+            if n % 2 == 0 { (format!("{name}:{}", dice.roll(20_000)), 200) } else { (format!("{name}:once{n}"), 900) };
+        ask(rig, &mut worker, &mut background, tenant, &key, bytes);
+        if n % 500 == 0 {
+            rig.step(&mut background);
+            rig.cache.train_step();
+        }
+    }
+}
+
+#[test]
+fn a_tenant_learns_and_one_with_few_samples_borrows() {
+    let rig = Rig::new(settings(vec![tenant("busy", WriteBudget::Unlimited), tenant("quiet", WriteBudget::Unlimited)]));
+    assert_eq!(rig.cache.judge_name(1), "second-hit", "nobody knows anything yet");
+    mixed(&rig, 1, 120_000);
+    assert!(["linear", "quadratic"].contains(&rig.cache.judge_name(1)), "{}", rig.cache.judge_name(1));
+    let quality = rig.cache.model_quality(1);
+    assert!(quality.samples() > 200 && quality.area() > 0.9, "{quality:?}");
+    let [lowest, _, high, _] = quality.calibration();
+    assert!(lowest < 0.1 && high > 0.4, "{:?}", quality.calibration());
+    assert_eq!((rig.cache.model(2).2, rig.cache.judge_name(2)), (0, "pooled"));
+}
+
+#[test]
+fn plain_rules_ask_no_model() {
+    let rule = CacheSettings { admission: "small-fifo".parse::<Admission>().unwrap(), ..settings(Vec::new()) };
+    let rig = Rig::new(rule);
+    mixed(&rig, 0, 20_000);
+    assert_eq!((rig.cache.judge_name(0), rig.cache.model(0).2), ("rule", 0));
+}
+
+/// Bytes written to flash for each byte that was allowed in the second half of a run.
+fn written_by_budget(budget: WriteBudget, own: bool) -> f64 {
+    let whole = if own { WriteBudget::Unlimited } else { budget };
+    let terms = if own { budget } else { WriteBudget::Unlimited };
+    let rig = Rig::new(CacheSettings {
+        admission: Admission::All,
+        flash_write_budget: whole,
+        ..settings(vec![tenant("a", terms)])
+    });
+    let moment = |rig: &Rig| {
+        let flash = rig.cache.figures().flash.unwrap();
+        (flash.ledger.written as f64, rig.cache.totals(1).get(Count::StoredBytes), rig.cache.now())
+    };
+    mixed(&rig, 1, 60_000);
+    let (written, stored, secs) = moment(&rig);
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    for n in 0..150_000u32 {
+        rig.cache.advance(secs + 1 + n / 500);
+        ask(&rig, &mut worker, &mut background, 1, &format!("a:late{n}"), 300 + n as usize % 500);
+        if n % 500 == 0 {
+            rig.step(&mut background);
+        }
+    }
+    let (written_now, stored_now, now) = moment(&rig);
+    let flash = rig.cache.figures().flash.unwrap();
+    let flash_bytes = (flash.segments * flash.segment_bytes) as u64;
+    let (terms, _, balance) = rig.cache.write_budget(own.then_some(1)).unwrap();
+    assert_eq!(terms, budget);
+    assert!(balance.abs() < 4e6, "{balance}");
+    (written_now - written) / budget.allows(now - secs, stored_now - stored, flash_bytes).unwrap()
+}
+
+#[test]
+fn write_budgets_are_held() {
+    let budgets = [WriteBudget::Rate(80_000), WriteBudget::DriveWrites(500.0), WriteBudget::Amplification(0.2)];
+    for budget in budgets {
+        for own in [false, true] {
+            let share = written_by_budget(budget, own);
+            assert!((share - 1.0).abs() < 0.05, "{budget} of {}: {share}", if own { "a tenant" } else { "all" });
+        }
+    }
+}
