@@ -7,7 +7,7 @@ use cache::{Cache, CacheSettings, Lookup, Mode, Storing};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use flash_store::{FlashShape, FlashStore, Placed, RecordHead};
 use log_memory::{Access, KeyHasher, LogMemory, NewObject, Shape};
-use predictor::{Model, Observation};
+use predictor::{Kernel, Observation, train};
 
 const KEYS: u64 = 100_000;
 
@@ -193,10 +193,26 @@ fn flash(c: &mut Criterion) {
 }
 
 fn scoring(c: &mut Criterion) {
-    let model = Model::linear([0.3, -0.2, 0.1, -0.4, 0.05, 0.7, -0.1, 0.02], 0.1);
+    // reads of two to four are good: a law that needs products
+    let sample = |n: u32| {
+        let seen = Observation {
+            reads: n % 7,
+            idle: n % 50,
+            age: 50 + n % 91,
+            bytes: 100 + n % 13 * 50,
+            ..Observation::default()
+        };
+        (seen.features(), (2..=4).contains(&seen.reads))
+    };
+    let samples: Vec<_> = (0..500).map(sample).collect();
     let observation =
         Observation { reads: 3, updates: 1, age: 500, idle: 20, bytes: 300, history: 1, ttl_left: Some(3600) };
-    c.bench_function("score an object", |b| b.iter(|| model.score(&black_box(observation).features())));
+    for (name, kernel) in [("score an object", Kernel::Linear), ("score an object, with products", Kernel::Quadratic)] {
+        let model = train(&samples, kernel).expect("both kinds of samples are there");
+        c.bench_function(name, |b| b.iter(|| model.score(&black_box(observation).features())));
+        let features = observation.features();
+        c.bench_function(&format!("{name}, from features"), |b| b.iter(|| model.score(&black_box(features))));
+    }
 }
 
 criterion_group! {

@@ -33,6 +33,9 @@ struct Args {
     /// What a sample on the wrong side costs: less makes smoother machines
     #[arg(long, default_value_t = 1.0)]
     cost: f64,
+    /// Leave out this feature, by name; again for more
+    #[arg(long)]
+    without_feature: Vec<String>,
     /// Leave out kernels whose names begin so
     #[arg(long)]
     without: Vec<String>,
@@ -95,7 +98,7 @@ impl Map {
     }
 }
 
-fn read(path: &PathBuf) -> Result<BTreeMap<String, Vec<Sample>>> {
+fn read(path: &PathBuf, is_left_out: &[bool; FEATURES]) -> Result<BTreeMap<String, Vec<Sample>>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let mut all: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (number, line) in text.lines().enumerate().skip(1) {
@@ -104,7 +107,9 @@ fn read(path: &PathBuf) -> Result<BTreeMap<String, Vec<Sample>>> {
         let tenant = fields.next().with_context(place)?.to_owned();
         let numbers: Vec<f64> = fields.map(|field| field.parse().ok().with_context(place)).collect::<Result<_>>()?;
         ensure!(numbers.len() == FEATURES + 1, "{}: {} numbers are expected", place(), FEATURES + 1);
-        all.entry(tenant).or_default().push((std::array::from_fn(|n| numbers[n]), numbers[FEATURES] > 0.5));
+        all.entry(tenant)
+            .or_default()
+            .push((std::array::from_fn(|n| if is_left_out[n] { 0.0 } else { numbers[n] }), numbers[FEATURES] > 0.5));
     }
     Ok(all)
 }
@@ -181,6 +186,11 @@ fn measure(map: &Map, cost: f64, train: &[Sample], test: &[Sample], tally: &mut 
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let names = predictor::FEATURE_NAMES;
+    for name in &args.without_feature {
+        ensure!(names.contains(&name.as_str()), "--without-feature {name}: take one of {}", names.join(", "));
+    }
+    let is_left_out = names.map(|name| args.without_feature.iter().any(|out| out == name));
     println!(
         "{:<28} {:<28} {:>8} {:>8} {:>12} {:>10}",
         "samples", "kernel", "windows", "area", "training, s", "score, ns"
@@ -189,7 +199,7 @@ fn main() -> Result<()> {
         let mut tallies: Vec<(&str, Map, Tally)> =
             Map::all().into_iter().map(|(name, map)| (name, map, Tally::default())).collect();
         tallies.retain(|(name, ..)| !args.without.iter().any(|begin| name.starts_with(begin.as_str())));
-        for samples in read(path)?.values() {
+        for samples in read(path, &is_left_out)?.values() {
             let mut at = 0;
             while at + TRAINED_ON + TESTED_ON <= samples.len() && tallies[0].2.areas.len() < args.windows {
                 let (train, test) = (&samples[at..][..TRAINED_ON], &samples[at + TRAINED_ON..][..TESTED_ON]);

@@ -19,6 +19,11 @@ impl Run {
     }
 }
 
+/// Settings that say how much is written, by the same rule.
+const MUCH_OR_LITTLE: [&str; 2] = ["threshold", "flash-write-budget"];
+/// Most tenants that have a plot of their own.
+const TENANTS_DRAWN: usize = 32;
+
 fn plot(title: &str, x: (&str, Scale), y: (&str, Scale), lines: Vec<Line>) -> Plot {
     Plot { title: title.to_owned(), x: (x.0.to_owned(), x.1), y: (y.0.to_owned(), y.1), lines }
 }
@@ -58,6 +63,27 @@ fn by_tenant(run: &Run, of: impl Fn(&Figures) -> f64) -> Vec<Line> {
     names.into_iter().map(line).filter(|line| line.points.len() > 1).collect()
 }
 
+/// What runs came to, a line for those that differ in nothing but how much they may write, a dot for each other.
+fn hits_by_writes(runs: &[Run], of: impl Fn(&Report) -> Option<&Figures>) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for run in runs {
+        let Some(figures) = of(&run.report).filter(|figures| figures.gets > 0) else { continue };
+        let words = run.report.settings.iter().filter(|(name, _)| !MUCH_OR_LITTLE.contains(&name.as_str()));
+        let words: Vec<String> = words.map(|(name, value)| format!("{name} {value}")).collect();
+        let name = if words.is_empty() { run.name.clone() } else { words.join(", ") };
+        let point = (figures.flash_bytes_written as f64, figures.hit_ratio);
+        match lines.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line { name, points: vec![point], dots: true }),
+        }
+    }
+    for line in &mut lines {
+        line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        line.dots = line.points.len() == 1;
+    }
+    lines
+}
+
 /// The plots of runs: name of the file, and the plot.
 pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
     let axis = time_axis(runs);
@@ -86,20 +112,19 @@ pub(super) fn plots(runs: &[Run]) -> Vec<(String, Plot)> {
         ),
     );
     if runs.len() > 1 && !writers.is_empty() {
-        let dot = |run: &Run| Line {
-            name: run.name.clone(),
-            points: vec![(run.report.total.flash_bytes_written as f64, run.report.total.hit_ratio)],
-            dots: true,
+        let of = |title: &str, lines: Vec<Line>| {
+            plot(title, ("bytes written to flash", Scale::Bytes), ("hit ratio", Scale::Share), lines)
         };
-        add(
-            "hits-by-writes".into(),
-            plot(
-                "Hit ratio by bytes written to flash",
-                ("bytes written to flash", Scale::Bytes),
-                ("hit ratio", Scale::Share),
-                runs.iter().map(dot).collect(),
-            ),
-        );
+        let whole = hits_by_writes(runs, |report| Some(&report.total));
+        add("hits-by-writes".into(), of("Hit ratio by bytes written to flash", whole));
+        let names: BTreeSet<&String> = runs.iter().flat_map(|run| run.report.tenants.keys()).collect();
+        for (number, name) in names.iter().enumerate().filter(|_| (2..=TENANTS_DRAWN).contains(&names.len())) {
+            let lines = hits_by_writes(runs, |report| report.tenants.get(*name));
+            add(
+                format!("hits-by-writes-tenant-{}", number + 1),
+                of(&format!("Tenant {name}: hit ratio by bytes written to flash"), lines),
+            );
+        }
     }
     let latencies = runs.iter().filter_map(|run| {
         let latency = run.report.latency_us.as_ref()?;

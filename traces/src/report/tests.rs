@@ -47,12 +47,42 @@ fn run(name: &str, hits: u64, flash_bytes: u64) -> String {
 }
 
 #[test]
+fn runs_that_differ_in_how_much_they_write_are_one_line() {
+    let of = |settings: &[(&str, &str)], bytes: u64| {
+        let mut report: Report = serde_json::from_str(&run("8MiB", 71, bytes)).unwrap();
+        report.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Run::of_settings(report)
+    };
+    let svm = ("admission", "svm");
+    let runs = [
+        of(&[svm, ("threshold", "1")], 300),
+        of(&[svm, ("flash-write-budget", "0.1x")], 100),
+        of(&[("admission", "all")], 900),
+    ];
+    let plots = runs::plots(&runs);
+    let (_, plot) = plots.iter().find(|(name, _)| name == "hits-by-writes").unwrap();
+    let told: Vec<_> = plot.lines.iter().map(|line| (line.name.as_str(), line.points.len(), line.dots)).collect();
+    assert_eq!(told, [("admission svm, dram 8MiB", 2, false), ("admission all, dram 8MiB", 1, true)]);
+    assert_eq!(plot.lines[0].points[0].0, 100.0, "in the order of what was written");
+}
+
+#[test]
 fn runs_are_told_in_tables_and_plots_without_a_network() {
     let sweep = format!("{{\"trace\": \"t\", \"runs\": [{}, {}]}}", run("8MiB", 71, 500), run("16MiB", 83, 250));
     let (outcome, folder) = report_of(&[("sweep.json", &sweep)], &["--drive", "1000b", "--dwpd", "1"]);
     outcome.unwrap();
     let html = fs::read_to_string(folder.path().join("out.html")).unwrap();
-    for part in ["dram 8MiB", "71.00 %", "83.00 %", "0.250", "a&lt;b", "Endurance", "DRAM by tenant", "Latency"] {
+    for part in [
+        "dram 8MiB",
+        "71.00 %",
+        "83.00 %",
+        "0.250",
+        "a&lt;b",
+        "Endurance",
+        "DRAM by tenant",
+        "Latency",
+        "Tenant a&lt;b: hit ratio by bytes",
+    ] {
         assert!(html.contains(part), "{part} is missing");
     }
     // 500 bytes a day on a drive of 1000 bytes rated for one write a day over five years
