@@ -25,6 +25,9 @@ printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreservd = "1MiB"\n' > "$scratch/u
 printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreserved = "100MiB"\n' > "$scratch/large.toml"
 printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300) > "$scratch/foreign"
 printf '0.1,k,1,2,t,get,0\n0.2,k,one,2,t,get,0\n' > "$scratch/bad.csv"
+printf '0.1,k,1,2,t,get,0\n0.2,k,1,2,t,get,0\n' > "$scratch/good.csv"
+printf '{"weather": "fine"}' > "$scratch/other.json"
+printf '[[server]]\nnam = "a"\n' > "$scratch/comparison.toml"
 expect "unexpected argument '--bogus'" "${server[@]}" --bogus
 expect "line 4" "${server[@]}" --config "$scratch/unknown.toml"
 expect "reservations add up to .* more than the memory" "${server[@]}" --no-flash -m 64 --config "$scratch/large.toml"
@@ -41,6 +44,13 @@ expect "at most half of -m" "${server[@]}" -m 4 -I 128m
 expect "cannot listen" "${server[@]}" --no-flash -l 203.0.113.1
 expect "bad.csv, line 2.*key_size.*expected a number of bytes" "$bin/flashare-trace" stat "$scratch/bad.csv"
 expect "bad.csv, line 2" "$bin/flashare-trace" simulate "$scratch/bad.csv" --dram 8MiB
+expect "write bytes for a time .*drive writes a day" "${server[@]}" --flash "$scratch/y:64MiB" --flash-write-budget 200GB
+expect "flash-write-budget.*no budget" "$bin/flashare-trace" simulate "$scratch/good.csv" --flash 64MiB --flash-write-budget 1GB/fortnight
+expect "is nothing to sweep: take one of dram" "$bin/flashare-trace" simulate "$scratch/good.csv" --sweep weather=1,2
+expect "leave out --sweep" "$bin/flashare-trace" simulate "$scratch/good.csv" --sweep dram=8MiB,16MiB --samples "$scratch/samples.csv"
+expect "nothing that stat, simulate, replay or compare writes" "$bin/flashare-trace" report "$scratch/other.json" --out "$scratch/r.html"
+expect "good.csv: trailing characters at line 1" "$bin/flashare-trace" report "$scratch/good.csv" --out "$scratch/r.html"
+expect "line 2(.|\n)*nam" "$bin/flashare-trace" compare "$scratch/comparison.toml" --trace "$scratch/good.csv"
 expect "connecting to 127.0.0.1:1" "$bin/flashare-trace" replay "$scratch/bad.csv" --server 127.0.0.1:1
 cmp -s "$scratch/foreign" <(printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300)) || { failed=$((failed + 1)); echo "FAILED: the foreign file was changed"; }
 # a state folder that cannot be written: DRAM only, and a line that says how to enable flash
