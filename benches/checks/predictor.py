@@ -3,19 +3,24 @@
 import json
 import pathlib
 import subprocess
+import time
 
-from .kit import BIN, Row, at_least, at_most, build, scratch, shared_trace, trace_tool
+from .kit import BIN, Row, Server, at_least, at_most, build, scratch, shared_trace, trace_tool
 
 TRACES = ["orm-busy", "blocks-w106a", "mt-a", "arc-oltp", "arc-p6", "mt-real-a"]
 FILTERS = ["all", "second-hit", "small-fifo", "random:0.1", "random:0.3", "random:0.6"]
-THRESHOLDS = [-2, -1, -0.5, 0.5, 1]
-BUDGETS = ["0.05x", "0.1x", "0.2x", "0.3x", "0.45x", "0.6x", "none"]
-SYNTHESISED = [("twitter-52", 52), ("twitter-17", 17)]
+THRESHOLDS = [-9, -2, -1, -0.5, 0.5, 1]
+BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.2x", "0.3x", "0.45x", "0.6x", "none"]
+SPENT_BUDGETS = ["0.1x", "0.2x", "0.3x", "0.5x"]
+SYNTHESISED = [("twitter-52", 52)]
 SYNTHESISED_REQUESTS = 10_000_000
 SYNTHESISED_BUDGETS = ["0.1x", "0.3x", "none"]
 WORST_POINTS = -100.0
 SAME_BYTES = 1.05
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "predictor"
+TRAINER_WARMUP = 1_500_000
+TRAINER_RATE = 10_000
+TRAINER_SECS = 60
 # a share of the way to an oracle that is no way off says nothing
 WAY_MIN = 0.005
 
@@ -35,15 +40,31 @@ def measure(quick):
             trace = folder / f"{name}.csv.zst"
             subprocess.run([BIN / "flashare-trace", "synth", trace, "--cluster", str(cluster), "--requests", str(SYNTHESISED_REQUESTS)], check=True)
             total = trace_tool("stat", trace)["working_set_bytes"] / 10 / 2**20
-            for parts in [8, 32, 100]:
+            for parts in [32, 100]:
                 dram = round(total / parts)
                 gain, below, share, own = compared(name, trace, max(4, dram), max(24, round(total) - dram), [], SYNTHESISED_BUDGETS, [])
                 rows += own
+        rows += [] if quick else [trainer(folder)]
     half = (len(gains) + 1) // 2
     rows.append(at_least("traces on which the predictor beats the best filter by a point", sum(gain >= 1 for gain in gains), half, "{}"))
     rows.append(at_least("traces on which it has more hits than admitting everything", sum(below <= 0 for below in near_all), half, "{}"))
     rows.append(at_least("share of the way from the best filter to the oracle, on the mean", sum(shares) / len(shares), 0.6, "{:.2f}"))
     return rows
+
+
+def trainer(folder):
+    """What training takes of a core, once what a start saves up for it is spent: at a rate a few times that of the trace."""
+    trace = shared_trace("mt-a", folder, 2_000_000)
+    path = f"{folder}/trainer.flash:106MiB"
+    with Server([BIN / "flashare", "-p", "{port}", "-m", 15, "--flash", path]) as server:
+        address = ["--server", f"127.0.0.1:{server.port}"]
+        trace_tool("replay", trace, *address, "--limit", TRAINER_WARMUP)
+        before = server.thread_seconds("trainer")
+        began = time.monotonic()
+        trace_tool("replay", trace, *address, "--rate", TRAINER_RATE, "--limit", TRAINER_RATE * TRAINER_SECS)
+        share = (server.thread_seconds("trainer") - before) / (time.monotonic() - began) * 100
+    what = f"mt-a at {TRAINER_RATE:,} requests/s for {TRAINER_SECS} s: training's share of a core (it began with {before:.1f} s)"
+    return at_most(what, share, 3, "{:.2f}", " %")
 
 
 def sweep(trace, sizes, axis, limit):
@@ -62,13 +83,19 @@ def compared(name, trace, dram, flash, limit, budgets, thresholds):
     filters = sweep(trace, sizes, "admission=" + ",".join(FILTERS), limit)
     own = sweep(trace, sizes, "flash-write-budget=" + ",".join(budgets), limit)
     own += sweep(trace, sizes, "threshold=" + ",".join(map(str, thresholds)), limit) if thresholds else []
+    # a budget that is spent whole, whatever the model says of it
+    own += sweep(trace, [*sizes, "--threshold", "-9"], "flash-write-budget=" + ",".join(SPENT_BUDGETS), limit)
     oracle = sweep(trace, sizes, "admission=oracle", limit)[0]
     KEPT.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{dram}-{flash}"
     (KEPT / f"{stem}.json").write_text(json.dumps({"trace": name, "runs": filters + own + [oracle]}))
     report = [BIN / "flashare-trace", "report", KEPT / f"{stem}.json", "--out", KEPT / f"{stem}.html"]
     subprocess.run([*report, "--plots", KEPT / stem, "--title", f"{name}: {dram} and {flash} MiB"], check=True)
-    what = f"{name}, {dram} and {flash} MiB"
+    return judged(f"{name}, {dram} and {flash} MiB", filters, own, oracle)
+
+
+def judged(what, filters, own, oracle):
+    """Rows for a trace; the points by which the predictor beats the best filter, and is below admitting everything; its share of the way to the oracle."""
     rows, worst = [], 100.0
     for run in filters:
         hits = at_bytes(own, run["flash_bytes_written"])
@@ -94,6 +121,11 @@ def compared(name, trace, dram, flash, limit, budgets, thresholds):
 
 
 def at_bytes(runs, wanted):
-    """The best hit ratio of those that write no more than so many bytes, or a twentieth more; None if all write more."""
+    """The best hit ratio of those that write no more than so many bytes, or a twentieth more, or of a budget between two of theirs; None if
+    all write more."""
     hits = [run["hit_ratio"] for run in runs if run["flash_bytes_written"] <= wanted * SAME_BYTES]
+    budgets = sorted((run["flash_bytes_written"], run["hit_ratio"]) for run in runs if "flash-write-budget" in run["settings"] and "threshold" not in run["settings"])
+    for (low, below), (high, above) in zip(budgets, budgets[1:]):
+        if low < wanted < high:
+            hits.append(below + (wanted - low) / (high - low) * (above - below))
     return max(hits, default=None)

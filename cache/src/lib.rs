@@ -68,6 +68,8 @@ const HISTORY_PART: usize = 32;
 
 /// Part of the memory that watches what becomes of sampled keys: 3 %.
 const WATCHED_PART: usize = 32;
+/// The same for each hundred tenants, at most; with the samples that are kept, 15 MiB.
+const WATCHED_BYTES_MAX: usize = 10 << 20;
 
 /// Part of the memory that follows hit-rate curves: a 64th.
 const CURVES_PART: usize = 64;
@@ -229,7 +231,7 @@ impl Cache {
         )?;
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
         let history = History::new(settings.memory_bytes / HISTORY_PART);
-        let part = settings.memory_bytes / WATCHED_PART / tenants;
+        let part = (settings.memory_bytes / WATCHED_PART).min(WATCHED_BYTES_MAX * tenants.div_ceil(100)) / tenants;
         let watched_max = (part / predictor::WATCHED_BYTES).clamp(64, 4096);
         let samples_max = (part / Sampler::SAMPLE_BYTES / 2).clamp(100, predictor::SAMPLES_MAX);
         let a_tenant = memories.bytes() + flash.as_ref().map_or(0, |_| Sampler::bytes_max(watched_max, samples_max));

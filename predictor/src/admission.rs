@@ -112,8 +112,12 @@ impl Candidate<'_> {
     }
 }
 
+/// Scores that a plain filter's verdicts stand for, where it decides in a model's place: a threshold beyond these decides alone.
+const ADMITTED: f32 = 1.0;
+const REFUSED: f32 = -1.0;
 /// Probability of a read of what a plain rule admits, where a budget has to choose between tenants.
 const PLAIN_PROBABILITY: f32 = 0.5;
+const REFUSED_PROBABILITY: f32 = 0.1;
 const PROBABILITY_MIN: f32 = 0.001;
 
 impl Admission {
@@ -140,7 +144,9 @@ impl Admission {
             (Admission::Plain(plain), _) => plain.admits(seen),
             (Admission::Oracle, _) => candidate.future.unwrap_or(false),
             (Admission::Svm, Some(model)) => model.score(&seen.features()) > candidate.threshold,
-            (Admission::Svm, None) => candidate.deputy.admits(seen),
+            (Admission::Svm, None) => {
+                (if candidate.deputy.admits(seen) { ADMITTED } else { REFUSED }) > candidate.threshold
+            }
         }
     }
 
@@ -149,6 +155,7 @@ impl Admission {
     pub fn merit(self, candidate: &Candidate<'_>) -> f32 {
         let probability = match (self, candidate.model) {
             (Admission::Svm, Some(model)) => model.probability(&candidate.observation.features()),
+            (Admission::Svm, None) if !candidate.deputy.admits(candidate.observation) => REFUSED_PROBABILITY,
             _ => PLAIN_PROBABILITY,
         };
         (probability.max(PROBABILITY_MIN) / candidate.observation.bytes.max(1) as f32).log2()
@@ -194,6 +201,34 @@ mod tests {
             admits("oracle", 0, 0, Some(true)) && !admits("oracle", 9, 7, Some(false)) && !admits("oracle", 9, 7, None)
         );
         assert!(admits("random:1", 0, 0, None) && !admits("random:0", 9, 7, None));
+    }
+
+    #[test]
+    fn a_threshold_decides_over_a_deputy_too() {
+        let admits = |reads: u32, threshold: f32| {
+            let observation = Observation { reads, ..Observation::default() };
+            let deputy = Plain::default();
+            let candidate =
+                Candidate { observation: &observation, model: None, deputy, threshold, dice: 7, future: None };
+            Admission::Svm.admits(&candidate)
+        };
+        assert!(admits(1, 0.0) && !admits(0, 0.0));
+        assert!(admits(0, -9.0) && !admits(5, 9.0));
+    }
+
+    #[test]
+    fn what_promises_more_for_each_byte_has_more_merit() {
+        let merit = |reads: u32, bytes: u32, model: Option<&Model>| {
+            let observation = Observation { reads, bytes, ..Observation::default() };
+            let deputy = Plain::default();
+            let candidate =
+                Candidate { observation: &observation, model, deputy, threshold: 0.0, dice: 7, future: None };
+            Admission::Svm.merit(&candidate)
+        };
+        let model = Model::linear([2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], -2.0);
+        assert!(merit(3, 100, Some(&model)) > merit(1, 100, Some(&model)));
+        assert!(merit(1, 100, Some(&model)) > merit(1, 1000, Some(&model)));
+        assert!(merit(1, 100, None) > merit(0, 100, None));
     }
 
     #[test]

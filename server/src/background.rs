@@ -17,8 +17,9 @@ use crate::watch::Topic;
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
 /// Shortest time between two fillings of what tenants may ask for.
 const METER_LOOK: Duration = Duration::from_millis(10);
-/// How much longer than it worked the trainer rests: it takes a thirtieth of a core at most.
-const TRAINER_REST: u32 = 32;
+/// The part of a core that the trainer may take for long, and what it may take at first, when there is everything to learn.
+const TRAINER_PART: u32 = 40;
+const TRAINER_SAVED: Duration = Duration::from_secs(10);
 /// Sleep of the trainer between looks.
 const TRAINER_SLEEP: Duration = Duration::from_millis(50);
 
@@ -220,13 +221,19 @@ fn sync(cache: &Cache, every: Duration, stop: &AtomicBool) {
     }
 }
 
+/// Trains what is to be trained, in a bounded share of a core: what it may work is saved up, to [`TRAINER_SAVED`], and spent by working.
 fn train(cache: &Cache, stop: &AtomicBool) {
+    let (begun, mut worked) = (Instant::now(), Duration::ZERO);
+    let mut forgone = Duration::ZERO; // what was not saved, because enough was
     while !stop.load(Ordering::Relaxed) {
+        let allowed = TRAINER_SAVED + begun.elapsed() / TRAINER_PART - forgone;
+        let left = allowed.saturating_sub(worked);
+        forgone += left.saturating_sub(TRAINER_SAVED);
         let began = Instant::now();
-        let pause = match cache.train_step() {
-            Trained::Nothing => TRAINER_SLEEP,
-            _ => began.elapsed() * TRAINER_REST,
-        };
-        std::thread::park_timeout(pause);
+        if left.is_zero() || cache.train_step() == Trained::Nothing {
+            std::thread::park_timeout(TRAINER_SLEEP);
+        } else {
+            worked += began.elapsed();
+        }
     }
 }
