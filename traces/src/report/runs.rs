@@ -20,7 +20,8 @@ impl Run {
 }
 
 /// Settings that say how much is written, by the same rule.
-const MUCH_OR_LITTLE: [&str; 2] = ["threshold", "flash-write-budget"];
+const THRESHOLD: &str = "threshold";
+const MUCH_OR_LITTLE: [&str; 2] = [THRESHOLD, "flash-write-budget"];
 /// Most tenants that have a plot of their own.
 const TENANTS_DRAWN: usize = 32;
 
@@ -63,12 +64,17 @@ fn by_tenant(run: &Run, of: impl Fn(&Figures) -> f64) -> Vec<Line> {
     names.into_iter().map(line).filter(|line| line.points.len() > 1).collect()
 }
 
-/// What runs came to, a line for those that differ in nothing but how much they may write, a dot for each other.
+/// What runs came to, a line for those that differ in nothing but how much they may write, a dot for each other. What all have in common is
+/// not named.
 fn hits_by_writes(runs: &[Run], of: impl Fn(&Report) -> Option<&Figures>) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for run in runs {
         let Some(figures) = of(&run.report).filter(|figures| figures.gets > 0) else { continue };
-        let words = run.report.settings.iter().filter(|(name, _)| !MUCH_OR_LITTLE.contains(&name.as_str()));
+        let settings = &run.report.settings;
+        let varies = |name: &String| runs.iter().any(|other| other.report.settings.get(name) != settings.get(name));
+        let states_both = MUCH_OR_LITTLE.iter().all(|name| settings.contains_key(*name));
+        let is_axis = |name: &String| MUCH_OR_LITTLE.contains(&name.as_str()) && !(states_both && name == THRESHOLD);
+        let words = settings.iter().filter(|(name, _)| varies(name) && !is_axis(name));
         let words: Vec<String> = words.map(|(name, value)| format!("{name} {value}")).collect();
         let name = if words.is_empty() { run.name.clone() } else { words.join(", ") };
         let point = (figures.flash_bytes_written as f64, figures.hit_ratio);
