@@ -24,6 +24,6 @@ pub use budget::Budget;
 pub use features::{FEATURE_NAMES, FEATURES, Features, Observation};
 pub use history::{COUNT_MAX, History};
 pub use model::Model;
-pub use quality::{BANDS, Quality};
+pub use quality::{BANDS, Quality, roc_area};
 pub use sample::{Sampler, WATCHED_BYTES};
 pub use train::{CLASS_MIN, Kernel, NoModel, SAMPLES_MAX, accuracy, train};

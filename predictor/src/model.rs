@@ -80,10 +80,14 @@ impl Model {
         self.calibration.probability(self.score(features))
     }
 
-    /// This model with probabilities as these samples have it.
+    /// Scores of samples, with their labels.
+    pub(crate) fn scores(&self, samples: &[(Features, bool)]) -> Vec<(f32, bool)> {
+        samples.iter().map(|(features, flashy)| (self.score(features), *flashy)).collect()
+    }
+
+    /// Probabilities as these samples have them.
     pub(crate) fn calibrated(&self, samples: &[(Features, bool)]) -> Calibration {
-        let scores: Vec<_> = samples.iter().map(|(features, flashy)| (self.score(features), *flashy)).collect();
-        Calibration::fit(&scores)
+        Calibration::fit(&self.scores(samples))
     }
 
     /// Learns from samples on which it was not trained what its scores are worth.

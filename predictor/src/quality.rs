@@ -62,10 +62,9 @@ impl Area {
     }
 }
 
-/// How often a flashy sample has a larger score than another; ties count half. None if one kind is missing.
-fn area(model: &Model, samples: &[(Features, bool)]) -> Option<f32> {
-    let mut scores: Vec<(f32, bool)> =
-        samples.iter().map(|(features, flashy)| (model.score(features), *flashy)).collect();
+/// Area under the ROC curve of scores and labels: how often a flashy sample has a larger score than another; ties count half. None if one
+/// kind is missing.
+pub fn roc_area(mut scores: Vec<(f32, bool)>) -> Option<f32> {
     scores.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (mut others_below, mut won, mut flashy) = (0.0, 0.0, 0.0);
     for equal in scores.chunk_by(|a, b| a.0 == b.0) {
@@ -81,7 +80,7 @@ impl Quality {
     /// Takes note of samples on which the models have not been trained.
     pub fn judge(&mut self, linear: &Model, quadratic: Option<&Model>, fresh: &[(Features, bool)]) {
         for (own, model) in self.areas.iter_mut().zip([Some(linear), quadratic]) {
-            if let Some(area) = model.and_then(|model| area(model, fresh)) {
+            if let Some(area) = model.and_then(|model| roc_area(model.scores(fresh))) {
                 own.note(area, fresh.len());
             }
         }

@@ -129,20 +129,6 @@ fn scaled(train: &[Sample], test: &[Sample]) -> (Vec<Sample>, Vec<Sample>) {
     (scale(train), scale(test))
 }
 
-/// Area under the ROC curve: how often a flashy one has the larger score; ties count half.
-fn area(scores: &[(f64, bool)]) -> f64 {
-    let mut sorted = scores.to_vec();
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (mut below, mut won, mut flashy) = (0.0, 0.0, 0.0);
-    for equal in sorted.chunk_by(|a, b| a.0 == b.0) {
-        let good = equal.iter().filter(|sample| sample.1).count() as f64;
-        let others = equal.len() as f64 - good;
-        won += good * (below + others / 2.0);
-        (below, flashy) = (below + others, flashy + good);
-    }
-    won / (flashy * below)
-}
-
 #[derive(Default)]
 struct Tally {
     areas: Vec<f64>,
@@ -174,8 +160,8 @@ fn measure(map: &Map, cost: f64, train: &[Sample], test: &[Sample], tally: &mut 
         let weights: Vec<f64> = (0..width).map(|n| at(Some(n)) - origin).collect();
         Box::new(move |point| map.apply(point).iter().zip(&weights).map(|(a, b)| a * b).sum::<f64>() + origin)
     };
-    let scores: Vec<(f64, bool)> = test.iter().map(|sample| (score(&sample.0), sample.1)).collect();
-    tally.areas.push(area(&scores));
+    let scores = test.iter().map(|sample| (score(&sample.0) as f32, sample.1)).collect();
+    tally.areas.push(predictor::roc_area(scores).expect("both kinds of samples are there").into());
     let began = Instant::now();
     for sample in test {
         black_box(score(black_box(&sample.0)));

@@ -103,23 +103,23 @@ impl Cache {
         *self.write_overhead.lock() = (*all_written / all_records.max(1.0)).clamp(1.0, 2.0);
     }
 
-    /// Whether the budgets that an object falls under have it written; `merit` is how much it deserves that.
-    pub(super) fn is_within_budgets(&self, tenant: u16, merit: f32, dice: f32, bytes: usize) -> bool {
+    /// Whether the budgets that an object falls under, if any, have it written; `merit` is how much it deserves that, and dice.
+    pub(super) fn is_within_budgets(&self, tenant: u16, bytes: usize, merit: impl FnOnce() -> (f32, f32)) -> bool {
+        let (mut own, mut whole) = (self.standing(tenant).paced.lock(), self.paced.lock());
+        if own.is_none() && whole.is_none() {
+            return true;
+        }
+        let (merit, dice) = merit();
         let passes =
             |paced: &mut Option<Box<Paced>>| paced.as_mut().is_none_or(|paced| paced.budget.offers(merit, dice, bytes));
-        passes(&mut self.standing(tenant).paced.lock()) && passes(&mut self.paced.lock())
-    }
-
-    pub(super) fn has_budget(&self, tenant: u16) -> bool {
-        self.paced.lock().is_some() || self.standing(tenant).paced.lock().is_some()
+        passes(&mut own) && passes(&mut whole)
     }
 
     /// A tenant's record was placed in the open segment.
     pub(super) fn charge_budgets(&self, tenant: u16, record_bytes: u64) {
-        let bytes = record_bytes as f64 * *self.write_overhead.lock();
         for paced in [&self.standing(tenant).paced, &self.paced] {
             if let Some(paced) = paced.lock().as_mut() {
-                paced.budget.charge(bytes);
+                paced.budget.charge(record_bytes as f64 * *self.write_overhead.lock());
             }
         }
     }

@@ -37,14 +37,17 @@ impl Cache {
         let seen = self.observe(object);
         let tenant = object.tenant();
         let rank = self.registry.tenant(tenant).rank();
-        let model = if rank.wants_score() { self.standing(tenant).judge.read().linear } else { None };
+        let score = rank.wants_score().then(|| {
+            let judge = self.standing(tenant).judge.read();
+            judge.linear.as_ref().map(|model| model.score(&seen.features()))
+        });
         let standing = Standing {
             idle: seen.idle,
             age: seen.age,
             reads: seen.reads,
             bytes: part.bytes as u32,
             history: seen.history,
-            score: model.map(|model| model.score(&seen.features())),
+            score: score.flatten(),
         };
         let worth = rank.worth(&standing);
         Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant }
@@ -106,12 +109,10 @@ impl Cache {
         if !rule.admits(&candidate) {
             return false;
         }
-        if !self.has_budget(object.tenant()) {
-            return true;
-        }
-        let merit = rule.merit(&candidate);
-        let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
-        self.is_within_budgets(object.tenant(), merit, dice, object.charged_bytes())
+        self.is_within_budgets(object.tenant(), object.charged_bytes(), || {
+            let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
+            (rule.merit(&candidate), dice)
+        })
     }
 
     /// Offers an object to the open flash segment. Its key is locked: the flash entry is published before the DRAM entry is
