@@ -23,7 +23,7 @@
 //! A note is one write to the page cache: it outlives the process as soon as it is made. What it takes to outlive the machine
 //! is [`SyncPolicy`]'s choice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Error, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -134,6 +134,8 @@ pub struct Remembered {
     /// Classes, with the highest sequence that is gone of each; by class.
     hidden: Vec<(u64, u64)>,
     dead: HashMap<u32, u64>,
+    /// The sequences that those notes name: whatever says that it is one of them is dead, also where it does not belong.
+    dead_sequences: HashSet<u64>,
     /// Versions up to which tenants were flushed.
     pub flushed: HashMap<u16, u64>,
     /// Flushes to come.
@@ -163,7 +165,9 @@ impl Remembered {
 
     /// Whether a segment's content of this sequence may be used.
     pub(crate) fn trusts(&self, segment: u32, sequence: u64) -> bool {
-        sequence > self.horizon && self.dead.get(&segment).is_none_or(|dead| *dead < sequence)
+        sequence > self.horizon
+            && self.dead.get(&segment).is_none_or(|dead| *dead < sequence)
+            && !self.dead_sequences.contains(&sequence)
     }
 
     fn take(&mut self, note: Note) {
@@ -172,6 +176,7 @@ impl Remembered {
             Note::Dead { segment, sequence } => {
                 let dead = self.dead.entry(segment).or_default();
                 *dead = sequence.max(*dead);
+                self.dead_sequences.insert(sequence);
             }
             Note::Flushed { tenant, version } => {
                 let flushed = self.flushed.entry(tenant).or_default();

@@ -4,6 +4,7 @@
 //! It goes on beside requests, a segment at a time, the newest first. Until it has ended, whatever is hidden is noted as *touched*,
 //! whether the index knew it or not: what is found later of a touched class is older than that, and stays where it is.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -108,14 +109,24 @@ impl FlashStore {
     /// each segment says. [`FlashStore::to_recover`] then says what to read.
     pub fn begin_recovery(&self, found: &[Found], remembered: Remembered) {
         let mut lives = self.lives.lock();
-        let highest = highest(found).max(remembered.sequence);
+        // one more than any that was used: notes about what cannot be read name it, and no segment has it
+        let highest = highest(found).max(remembered.sequence) + 1;
         lives.next_sequence = highest + 1;
         self.sequence.store(highest, Ordering::Release);
+        let mut claims: HashMap<u64, u32> = HashMap::new();
+        for found in found {
+            if let Found::Sealed { sequence, .. } = found {
+                *claims.entry(*sequence).or_default() += 1;
+            }
+        }
         lives.free.clear();
         let mut trusted = Vec::new();
         for (number, found) in (0u32..).zip(found) {
             match *found {
-                Found::Sealed { sequence, records } if remembered.trusts(number, sequence) => {
+                // a sequence is given once: of two segments that claim it, one lies where it should not
+                Found::Sealed { sequence, records }
+                    if remembered.trusts(number, sequence) && claims[&sequence] == 1 =>
+                {
                     let meta = &self.metas[number as usize];
                     meta.begin(sequence);
                     meta.records.store(records, Ordering::Relaxed);
