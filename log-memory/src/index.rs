@@ -68,6 +68,13 @@ impl Table {
         None
     }
 
+    /// Whether `wanted` is in its home bucket, or in its other one: asked in this order, as entries move in it.
+    fn holds(&self, hash: u64, wanted: Entry) -> bool {
+        let has = |bucket| self.slots(bucket).iter().any(|slot| slot.load(Ordering::Acquire) == wanted.0);
+        let home = self.home(hash);
+        has(home) || has(self.other(home, wanted.tag()))
+    }
+
     fn exchange(&self, hash: u64, old: Entry, new: Entry) -> bool {
         self.both(hash).into_iter().flat_map(|bucket| self.slots(bucket)).any(|slot| {
             slot.load(Ordering::Relaxed) == old.0
@@ -187,6 +194,18 @@ impl Index {
             let state = self.state.load(Ordering::Acquire);
             let found = self.tables_at(state).find_map(|table| table.find(hash, &mut is_it));
             if found.is_some() || self.state.load(Ordering::Acquire) == state {
+                return found;
+            }
+        }
+    }
+
+    /// Whether `at` is published for a key with this hash.
+    pub(crate) fn holds(&self, hash: u64, at: Location) -> bool {
+        let wanted = Entry::new(hash, at);
+        loop {
+            let state = self.state.load(Ordering::Acquire);
+            let found = self.tables_at(state).any(|table| table.holds(hash, wanted));
+            if found || self.state.load(Ordering::Acquire) == state {
                 return found;
             }
         }

@@ -37,8 +37,8 @@ impl Part<'_> {
 /// What became of an entry that was to be moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Relocated {
-    /// It lies elsewhere now.
-    Moved,
+    /// It lies elsewhere now, in so many bytes.
+    Moved(usize),
     /// It was replaced or hidden before.
     Gone,
 }
@@ -99,11 +99,19 @@ impl LogMemory {
         }
     }
 
-    /// The entry at `at`, in a segment that the caller has chosen, if it is still published.
-    pub fn part_at<'t>(&'t self, turn: &'t Turn<'_>, at: Location) -> Option<Part<'t>> {
+    /// Has the processor fetch what [`LogMemory::part_at`] and [`LogMemory::relocate`] will read of the entry at `at`, for a key with this
+    /// hash: they are called for many in a row.
+    #[inline]
+    pub fn prefetch_entry(&self, at: Location, hash: u64) {
+        self.index.prefetch_both(hash);
+        self.region.prefetch(at.byte());
+    }
+
+    /// The entry at `at`, for a key with this hash, as `scan` told them of a segment that the caller has chosen, if it is still published.
+    pub fn part_at<'t>(&'t self, turn: &'t Turn<'_>, at: Location, hash: u64) -> Option<Part<'t>> {
         // SAFETY: `at` was seen by `scan` in a segment that the caller still owns, so the bytes are as they were.
         let entry = unsafe { Object::at(&self.region, at) };
-        self.published(turn, entry, entry.log_bytes(), self.hash_of_entry(entry))
+        self.published(turn, entry, entry.log_bytes(), hash)
     }
 
     fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize, hash: u64) -> Option<Part<'t>> {
@@ -114,8 +122,7 @@ impl LogMemory {
             let owner = unsafe { Object::at(&self.region, head) };
             return Some(Part { owner, hash, bytes, entry });
         }
-        self.index.find(hash, |at| at == entry.location())?;
-        Some(Part { owner: entry, hash, bytes, entry })
+        self.index.holds(hash, entry.location()).then_some(Part { owner: entry, hash, bytes, entry })
     }
 
     /// Whether the object at `head` says that its fragment `number` lies at `at`.
@@ -125,12 +132,17 @@ impl LogMemory {
         head.kind() == Kind::Head && head.fragment(number).is_some_and(|fragment| fragment.at == at)
     }
 
-    /// Copies an entry into the writer's segment and publishes the copy in its place.
-    pub fn relocate(&self, turn: &Turn<'_>, writer: &mut Writer, part: Part<'_>) -> Result<Relocated, NoSpace> {
-        let lock = self.lock(part.hash);
-        if self.published(turn, part.entry, part.bytes, part.hash).is_none() {
-            return Ok(Relocated::Gone);
-        }
+    /// Copies an entry into the writer's segment and publishes the copy in its place. `at` and `hash` are as for
+    /// [`LogMemory::part_at`].
+    pub fn relocate(
+        &self,
+        turn: &Turn<'_>,
+        writer: &mut Writer,
+        at: Location,
+        hash: u64,
+    ) -> Result<Relocated, NoSpace> {
+        let lock = self.lock(hash);
+        let Some(part) = self.part_at(turn, at, hash) else { return Ok(Relocated::Gone) };
         let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
         match part.entry.kind() {
             Kind::Fragment => {
@@ -149,7 +161,7 @@ impl LogMemory {
                 self.discharge_victim(published.evicted);
             }
         }
-        Ok(Relocated::Moved)
+        Ok(Relocated::Moved(part.bytes))
     }
 
     /// Moves index entries to a larger table, a bounded number of buckets; none while a turn is open that began before

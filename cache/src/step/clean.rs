@@ -5,7 +5,7 @@
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
 use flash_store::Device;
-use log_memory::{Candidate, Location, Relocated, SegmentId};
+use log_memory::{Candidate, Relocated, SegmentId};
 use tenants::{Arbiter, Contestant, contest};
 
 use super::Background;
@@ -21,13 +21,23 @@ const DEAD_WEIGHT: usize = 3;
 const FILL_PERCENT: usize = 98;
 /// Times that relocation waits for a grace period before it gives an object up.
 const WAITS_MAX: usize = 10_000;
-/// Losers whose places in the index are fetched together.
-const LOSERS_AHEAD: usize = 32;
+/// Entries whose places in the index, and bytes, are fetched together.
+const ENTRIES_AHEAD: usize = 32;
 
-/// What is published in the chosen segments.
+/// What is published in the chosen segments, in the order in which it lies there.
 struct Census {
     entries: Vec<Entry>,
+    /// How many entries there are up to the end of each segment.
+    ends: Vec<usize>,
     live_bytes: usize,
+}
+
+/// An entry's place in its tenant's order, worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    tenant: u16,
+    worth: u64,
+    entry: u32,
 }
 
 impl Cache {
@@ -36,18 +46,18 @@ impl Cache {
         if chosen.is_empty() {
             return;
         }
-        let census = self.take_census(background, &chosen);
+        let mut census = self.take_census(background, &chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
         let freed = chosen.len().div_ceil(4);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
         if census.live_bytes > places {
-            self.hold_contest(background, device, census.entries, places);
+            self.hold_contest(background, device, &mut census.entries, places);
         }
-        let mut moved = 0;
-        let mut retired = 0;
-        for id in &chosen {
-            moved += self.move_survivors(background, *id);
+        let (mut moved, mut retired, mut begin) = (0, 0, 0);
+        for (id, end) in chosen.iter().zip(census.ends) {
+            moved += self.move_survivors(background, &census.entries[begin..end]);
             retired += usize::from(self.memory.retire(*id));
+            begin = end;
         }
         self.holders.note_pass(retired, moved, (retired * segment_bytes).saturating_sub(moved));
     }
@@ -81,13 +91,13 @@ impl Cache {
     fn take_census(&self, background: &mut Background, chosen: &[SegmentId]) -> Census {
         let Background { worker, .. } = background;
         let guard = worker.participant.enter();
-        let mut census = Census { entries: Vec::new(), live_bytes: 0 };
+        let mut census = Census { entries: Vec::new(), ends: Vec::new(), live_bytes: 0 };
         for id in chosen {
             self.memory.scan(&guard, *id, |part| {
                 let object = part.owner;
                 if self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some() {
                     let lock = self.memory.lock(part.hash);
-                    if self.memory.part_at(&guard, part.location()).is_some()
+                    if self.memory.part_at(&guard, part.location(), part.hash).is_some()
                         && self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some()
                         && self.hide(&lock, object)
                     {
@@ -98,15 +108,17 @@ impl Cache {
                 census.live_bytes += part.bytes;
                 census.entries.push(self.entry_of(&part));
             });
+            census.ends.push(census.entries.len());
         }
         census
     }
 
+    /// Gives the places away, and has those lose that got none. Of the entries, those are marked that are gone.
     fn hold_contest(
         &self,
         background: &mut Background,
         device: Option<&dyn Device>,
-        mut entries: Vec<Entry>,
+        entries: &mut [Entry],
         places: usize,
     ) {
         // a pass sees a part of each tenant's objects: were it to make up for all that a tenant holds too much, good ones would go
@@ -116,29 +128,38 @@ impl Cache {
         let seen = (live / all.max(1) as f64).min(1.0);
         // without shares there is one order for all, which one tenant's contest is
         let shares = self.settings.arbiter != Arbiter::Global;
-        entries.sort_unstable_by_key(|entry| (if shares { entry.tenant } else { 0 }, entry.worth));
-        let mut contestants: Vec<Contestant<(Location, u64)>> = entries
-            .chunk_by(|a, b| !shares || a.tenant == b.tenant)
+        let rank = |(n, entry): (usize, &Entry)| Ranked {
+            tenant: if shares { entry.tenant } else { 0 },
+            worth: entry.worth,
+            entry: n as u32,
+        };
+        let mut ranked: Vec<Ranked> = entries.iter().enumerate().map(rank).collect();
+        ranked.sort_unstable();
+        let mut contestants: Vec<Contestant<u32>> = ranked
+            .chunk_by(|a, b| a.tenant == b.tenant)
             .map(|own| {
-                let mut balance = self.registry.tenant(own[0].tenant).account.balance();
-                let bytes = own.iter().map(|entry| entry.bytes as i64).sum::<i64>();
+                let candidates: Vec<_> = own.iter().map(|own| (own.entry, entries[own.entry as usize].bytes)).collect();
+                let first = &entries[own[0].entry as usize];
+                let mut balance = self.registry.tenant(first.tenant).account.balance();
+                let bytes = candidates.iter().map(|(_, bytes)| *bytes as i64).sum::<i64>();
                 let owed = (balance.target - balance.in_use) as f64;
                 balance.target = balance.in_use - bytes + (bytes as f64 * kept + owed * seen) as i64;
                 balance.in_use -= bytes;
-                Contestant {
-                    balance,
-                    candidates: own.iter().map(|entry| ((entry.at, entry.hash), entry.bytes)).collect(),
-                }
+                Contestant { balance, candidates }
             })
             .collect();
         contest(&mut contestants, places, |_| {});
-        let mut losers: Vec<((Location, u64), usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
-        losers.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes)); // large records are the hardest to place
-        for (n, ((at, _), _)) in losers.iter().enumerate() {
-            if n % LOSERS_AHEAD == 0 {
-                losers[n..].iter().take(LOSERS_AHEAD).for_each(|((_, hash), _)| self.memory.prefetch(*hash));
+        let mut losers: Vec<(u32, usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
+        losers.sort_unstable_by_key(|(n, bytes)| (std::cmp::Reverse(*bytes), *n)); // large records are the hardest to place
+        for (done, (loser, _)) in losers.iter().enumerate() {
+            if done % ENTRIES_AHEAD == 0 {
+                for (ahead, _) in losers[done..].iter().take(ENTRIES_AHEAD) {
+                    let entry = &entries[*ahead as usize];
+                    self.memory.prefetch_entry(entry.at, entry.hash);
+                }
             }
-            self.lose_at(background, *at);
+            let entry = &mut entries[*loser as usize];
+            entry.gone = self.lose_entry(background, entry) != Loser::Kept;
             if let (Some(flash), Some(device)) = (&self.flash, device)
                 && flash.wants_to_seal()
             {
@@ -148,51 +169,49 @@ impl Cache {
         }
     }
 
-    fn lose_at(&self, background: &mut Background, at: Location) -> Loser {
+    fn lose_entry(&self, background: &mut Background, entry: &Entry) -> Loser {
         let worker = &mut background.worker;
         let guard = worker.participant.enter();
-        match self.memory.part_at(&guard, at) {
-            Some(part) => self.lose(&guard, &worker.hands, part),
-            None => Loser::Gone,
-        }
+        self.lose(&guard, &worker.hands, entry.at, entry.hash)
     }
 
-    /// Moves what is still published in a segment. Returns the bytes that were moved.
-    fn move_survivors(&self, background: &mut Background, id: SegmentId) -> usize {
-        let mut places = Vec::new();
-        {
-            let guard = background.worker.participant.enter();
-            self.memory.scan(&guard, id, |part| places.push(part.location()));
-        }
-        let mut moved = 0;
-        let mut rest = places.as_slice();
-        let mut waits = 0;
-        while let [at, others @ ..] = rest {
-            let worker = &mut background.worker;
-            let guard = worker.participant.enter();
-            let Some(part) = self.memory.part_at(&guard, *at) else {
-                rest = others;
-                continue;
-            };
-            match self.memory.relocate(&guard, &mut worker.hands.writer, part) {
-                Ok(Relocated::Moved) => moved += part.bytes,
-                Ok(Relocated::Gone) => {}
-                Err(_) if waits < WAITS_MAX => {
-                    // retired segments come free when the readers of this moment are done; this turn must not hold them back
-                    drop(guard);
-                    waits += 1;
-                    std::thread::yield_now();
-                    continue;
-                }
-                Err(_) => {
-                    let lock = self.memory.lock(part.hash);
-                    if self.memory.part_at(&guard, *at).is_some() && self.hide(&lock, part.owner) {
-                        worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
-                    }
-                }
+    /// Moves what is still published of a segment's entries. Returns the bytes that were moved.
+    fn move_survivors(&self, background: &mut Background, entries: &[Entry]) -> usize {
+        let (mut moved, mut waits) = (0, 0);
+        for group in entries.chunks(ENTRIES_AHEAD) {
+            let survivors = || group.iter().filter(|entry| !entry.gone);
+            survivors().for_each(|entry| self.memory.prefetch_entry(entry.at, entry.hash));
+            for entry in survivors() {
+                moved += self.move_survivor(background, entry, &mut waits);
             }
-            rest = others;
         }
         moved
+    }
+
+    fn move_survivor(&self, background: &mut Background, entry: &Entry, waits: &mut usize) -> usize {
+        let Entry { at, hash, .. } = *entry;
+        loop {
+            let worker = &mut background.worker;
+            let guard = worker.participant.enter();
+            match self.memory.relocate(&guard, &mut worker.hands.writer, at, hash) {
+                Ok(Relocated::Moved(bytes)) => return bytes,
+                Ok(Relocated::Gone) => return 0,
+                Err(_) if *waits < WAITS_MAX => {
+                    // retired segments come free when the readers of this moment are done; this turn must not hold them back
+                    drop(guard);
+                    *waits += 1;
+                    std::thread::yield_now();
+                }
+                Err(_) => {
+                    let lock = self.memory.lock(hash);
+                    if let Some(part) = self.memory.part_at(&guard, at, hash)
+                        && self.hide(&lock, part.owner)
+                    {
+                        worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
+                    }
+                    return 0;
+                }
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) hash: u64,
     pub(super) worth: u64,
     pub(super) tenant: u16,
+    /// It has lost its place and been demoted or dropped, or was not there any more.
+    pub(super) gone: bool,
 }
 
 impl Cache {
@@ -50,27 +52,22 @@ impl Cache {
             score: score.flatten(),
         };
         let worth = rank.worth(&standing);
-        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant }
+        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant, gone: false }
     }
 
     /// Decides on an object that lost its place in DRAM, and carries the decision out.
-    pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, part: Part<'_>) -> Loser {
-        let object = part.owner;
+    pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, at: Location, hash: u64) -> Loser {
+        let lock = self.memory.lock(hash);
+        let Some(Part { owner: object, .. }) = self.memory.part_at(guard, at, hash) else { return Loser::Gone };
         let tenant = object.tenant();
         let observation = self.observe(&object);
-        if self.is_sampled(part.hash) {
-            self.sampler(tenant).decided(part.hash, &observation, self.clock.tick());
-        }
-        let lock = self.memory.lock(part.hash);
-        if self.memory.part_at(guard, part.location()).is_none() {
-            return Loser::Gone;
+        if self.is_sampled(hash) {
+            self.sampler(tenant).decided(hash, &observation, self.clock.tick());
         }
         let loser = match &self.flash {
             // what a client marked stale, or gave a unique of its own, has no place on flash
             Some(_) if object.access().stale || object.chosen_unique().is_some() => Loser::Dropped,
-            Some(flash) if self.admits(part.hash, &object, &observation) => {
-                self.demote(flash, hands, part.hash, &object)
-            }
+            Some(flash) if self.admits(hash, &object, &observation) => self.demote(flash, hands, hash, &object),
             Some(_) => {
                 hands.count(tenant, Count::Refused);
                 Loser::Dropped
@@ -79,8 +76,8 @@ impl Cache {
         };
         if loser == Loser::Dropped {
             hands.count_eviction(tenant, object.access().reads > 0);
-            self.registry.tenant(tenant).shadow.lost(part.hash, object.charged_bytes() as u64);
-            self.remember(part.hash, object.history());
+            self.registry.tenant(tenant).shadow.lost(hash, object.charged_bytes() as u64);
+            self.remember(hash, object.history());
             self.note_eviction(|| crate::Eviction {
                 key: object.key().into(),
                 was_read: object.access().reads > 0,
