@@ -57,7 +57,7 @@ fn a_tenant_learns_and_one_with_few_samples_borrows() {
     let quality = rig.cache.model_quality(1);
     assert!(quality.samples() > 200 && quality.area() > 0.9, "{quality:?}");
     let [lowest, _, high, _] = quality.calibration();
-    assert!(lowest < 0.1 && high > 0.4, "{:?}", quality.calibration());
+    assert!(lowest < 0.01 && high > 0.1, "{:?}", quality.calibration());
     assert_eq!((rig.cache.model(2).2, rig.cache.judge_name(2)), (0, "pooled"));
 }
 

@@ -10,8 +10,9 @@ use ndarray::{Array1, Array2};
 use crate::features::{FEATURES, Features};
 use crate::model::{Model, Scale};
 
-/// Most samples that one training takes. The solver holds a kernel matrix of their square: 8 MB at a thousand.
-pub const SAMPLES_MAX: usize = 1_000;
+/// Most samples that are worth keeping for a training. Its time goes with their square, and many small models averaged are as good as a few large ones
+/// (docs/predictor.md).
+pub const SAMPLES_MAX: usize = 300;
 /// Fewest samples of either class that make a model.
 pub const CLASS_MIN: usize = 20;
 
@@ -41,9 +42,8 @@ pub enum Kernel {
     Quadratic,
 }
 
-/// Trains on samples of (features, flashy?).
+/// Trains on samples of (features, flashy?). Takes time and memory by the square of their number: a thousand, 0.1 s and 8 MB.
 pub fn train(samples: &[(Features, bool)], kernel: Kernel) -> Result<Model, NoModel> {
-    let samples = &samples[samples.len().saturating_sub(SAMPLES_MAX)..];
     let flashy = samples.iter().filter(|sample| sample.1).count();
     let other = samples.len() - flashy;
     if flashy.min(other) < CLASS_MIN {

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 const FEATURES: usize = predictor::FEATURES;
-const TRAINED_ON: usize = predictor::SAMPLES_MAX;
+const TRAINED_ON: usize = 1_000;
 const TESTED_ON: usize = 500;
 /// Random features of the approximation of RBF.
 const RANDOM_FEATURES: usize = 64;

@@ -7,13 +7,11 @@ use predictor::{CLASS_MIN, Features, Kernel, Model, SAMPLES_MAX, train};
 use crate::Cache;
 use crate::clock::ticks_since;
 
-/// Fresh samples that make a first training worth it.
+/// Fresh samples that make a training worth it while a tenant's models are few; later all that are kept must be fresh.
 const FRESH_MIN: usize = 100;
-/// Part of the kept samples that must be fresh for another.
-const FRESH_PART: usize = 2;
 
 /// Trainings over which a model is averaged: one alone depends on which keys happened to be sampled.
-const MODELS_AVERAGED: u32 = 4;
+const MODELS_AVERAGED: u32 = 12;
 /// How far probabilities move to those that fresh samples show, with each training.
 const CALIBRATED_SHARE: f32 = 0.5;
 /// The pooled model is trained this often in a horizon.
@@ -41,7 +39,8 @@ impl Cache {
         let fresh = self.standings.iter().map(|(tenant, standing)| {
             let mut sampler = standing.sampler.lock();
             sampler.expire(tick);
-            let enough = (sampler.len() / FRESH_PART).max(FRESH_MIN);
+            let is_new = standing.trained.load(Ordering::Relaxed) < MODELS_AVERAGED;
+            let enough = if is_new { FRESH_MIN } else { sampler.len().max(FRESH_MIN) };
             if !sampler.is_mature(tick) {
                 return (0, tenant);
             }
