@@ -5,16 +5,23 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 /// Fewest accesses that make a tick.
 const ACCESSES_MIN: u32 = 16;
+/// Accesses that a worker counts before it reports them: a part of a tick's, and no more than make a line that all cores write rare.
+const REPORT_PART: u32 = 2;
+const REPORT_MAX: u32 = 1024;
 /// Seconds whose ticks are remembered: a little over an hour, about as long as 20 bits of ticks last under full load.
 const SECS_REMEMBERED: u32 = 4096;
 
 pub(crate) struct Clock {
     secs: AtomicU32,
-    tick: AtomicU32,
-    accesses: AtomicU32,
     accesses_a_tick: AtomicU32,
+    /// Under full load it changes thousands of times a second, so it lies apart, too.
+    tick: CachePadded<AtomicU32>,
+    /// Written by everybody, so it lies apart from what everybody reads.
+    accesses: CachePadded<AtomicU32>,
     /// The tick at which each of the last seconds began, by second modulo their number.
     begun: Box<[AtomicU32]>,
 }
@@ -23,9 +30,9 @@ impl Clock {
     pub(crate) fn new() -> Clock {
         Clock {
             secs: AtomicU32::new(0),
-            tick: AtomicU32::new(1),
-            accesses: AtomicU32::new(0),
+            tick: CachePadded::new(AtomicU32::new(1)),
             accesses_a_tick: AtomicU32::new(ACCESSES_MIN),
+            accesses: CachePadded::new(AtomicU32::new(0)),
             begun: (0..SECS_REMEMBERED).map(|_| AtomicU32::new(0)).collect(),
         }
     }
@@ -80,8 +87,8 @@ impl Clock {
         self.slot(second.clamp(secs.saturating_sub(SECS_REMEMBERED - 1), secs)).load(Ordering::Relaxed)
     }
 
-    /// Counts accesses. Workers report theirs in batches.
-    pub(crate) fn count(&self, accesses: u32) {
+    /// Counts accesses. Workers report theirs in batches: it returns how many the next one should be of.
+    pub(crate) fn count(&self, accesses: u32) -> u32 {
         let total = self.accesses.fetch_add(accesses, Ordering::Relaxed).wrapping_add(accesses);
         let a_tick = self.accesses_a_tick.load(Ordering::Relaxed);
         // one of those who see a tick's worth takes it; who is overtaken leaves it to the one who came later
@@ -90,6 +97,7 @@ impl Clock {
         {
             self.tick.fetch_add(1, Ordering::Relaxed);
         }
+        (a_tick / REPORT_PART).clamp(ACCESSES_MIN, REPORT_MAX)
     }
 }
 
@@ -108,7 +116,7 @@ mod tests {
         let (before, a_tick) = (clock.tick(), clock.accesses_a_tick.load(Ordering::Relaxed));
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| (0..50_000).for_each(|_| clock.count(a_tick / 3 + 1)));
+                threads.spawn(|| (0..50_000).for_each(|_| drop(clock.count(a_tick / 3 + 1))));
             }
         });
         let counted = u64::from(clock.tick() - before) * u64::from(a_tick);
@@ -122,7 +130,7 @@ mod tests {
         let then = clock.tick();
         assert_eq!(clock.secs_since(then), 0);
         clock.advance(1_000_001, 0);
-        (0..100).for_each(|_| clock.count(16));
+        (0..100).for_each(|_| drop(clock.count(16)));
         let later = clock.tick();
         clock.advance(1_000_002, 0);
         assert_eq!((clock.secs_since(then), clock.secs_since(later)), (2, 1));

@@ -46,7 +46,7 @@ pub use flash_store::{
 };
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
-pub use log_memory::{KEY_BYTES_MAX, Object, VALUE_BYTES_MAX, mix};
+pub use log_memory::{KEY_BYTES_MAX, Object, Pinned, VALUE_BYTES_MAX, mix};
 use memory::Memory;
 pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
@@ -58,8 +58,6 @@ pub use tenants::{
 };
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
-/// Accesses that a worker counts before it reports them to the clock.
-const ACCESSES_A_REPORT: u32 = 16;
 /// Horizon of a label before any flash segment has been recycled, in ticks for each part that flash is of DRAM: what objects
 /// stay when a quarter of what leaves DRAM is admitted.
 const HORIZON_TICKS_A_DRAM: u64 = 1_000;
@@ -173,7 +171,11 @@ pub struct Worker {
 struct Hands {
     writer: Writer,
     counters: Arc<boxcar::Vec<Counters>>,
+    /// Accesses since the last report to the clock, and how many make one.
     accesses: u32,
+    accesses_a_report: u32,
+    /// The tick at which the turn began: what its reads are noted with.
+    tick: u32,
     dice: u64,
 }
 
@@ -326,11 +328,15 @@ impl Cache {
             Arc::new(self.standings.iter().map(|_| Counters::default()).collect());
         workers.push(Arc::clone(&counters));
         let dice = mix(self.settings.seed ^ workers.len() as u64);
-        Worker { participant: self.memory.join(), hands: Hands { writer, counters, accesses: 0, dice } }
+        Worker {
+            participant: self.memory.join(),
+            hands: Hands { writer, counters, accesses: 0, accesses_a_report: 0, tick: 0, dice },
+        }
     }
 
     /// Begins a turn.
     pub fn turn<'w>(&'w self, worker: &'w mut Worker) -> Turn<'w> {
+        worker.hands.tick = self.clock.tick();
         Turn { cache: self, guard: worker.participant.enter(), hands: &mut worker.hands }
     }
 

@@ -1,13 +1,13 @@
 //! The life of a get.
 
 use flash_store::{FlashStore, Page};
-use log_memory::Object;
+use log_memory::{Object, Pinned};
 use tenants::Arbiter;
 
 use crate::counters::Count;
 use crate::intent::{Completed, FlashObject, FlashRead};
 use crate::write::Needs;
-use crate::{ACCESSES_A_REPORT, Cache, Hands, Turn};
+use crate::{Cache, Hands, Turn};
 
 /// What a lookup found.
 pub enum Lookup<'t> {
@@ -75,10 +75,17 @@ pub struct Expected(u64);
 
 impl Turn<'_> {
     /// Has the processor fetch where a lookup of this key begins: the misses of several keys overlap.
+    #[inline]
     pub fn expect(&self, tenant: u16, key: &[u8]) -> Expected {
-        let hash = self.cache.memory.hash(tenant, key);
-        self.cache.memory.prefetch(hash);
-        Expected(hash)
+        let expected = self.expect_alone(tenant, key);
+        self.cache.memory.prefetch(expected.0);
+        expected
+    }
+
+    /// The same for a key that is looked up at once: there is nothing to overlap.
+    #[inline]
+    pub fn expect_alone(&self, tenant: u16, key: &[u8]) -> Expected {
+        Expected(self.cache.memory.hash(tenant, key))
     }
 
     /// Goes on to the object itself, once the first fetch has had time to arrive.
@@ -131,7 +138,7 @@ impl Turn<'_> {
             object.set_marks(seen.stale, true);
         }
         if !fetching.unnoted {
-            object.note_read(cache.clock.tick(), hands.roll() as u32);
+            object.note_read(cache.clock.tick(), || hands.roll() as u32);
         }
         hands.count(tenant, counted);
         hands.count(tenant, if counted == Count::Touches { Count::TouchHits } else { Count::DramHits });
@@ -176,10 +183,17 @@ impl Turn<'_> {
     /// Looks a key up. What it returns was the key's value at a moment between call and return; a flash read that
     /// follows brings that value or none, whatever is stored in the meantime (INV-FRESH).
     pub fn get(&mut self, tenant: u16, key: &[u8]) -> Lookup<'_> {
+        let expected = self.expect_alone(tenant, key);
+        self.get_expected(tenant, key, expected)
+    }
+
+    /// The same of a key that was expected, as this tenant's.
+    #[inline]
+    pub fn get_expected(&mut self, tenant: u16, key: &[u8], expected: Expected) -> Lookup<'_> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
-        let hash = cache.memory.hash(tenant, key);
-        cache.lookup(guard, hands, tenant, key, hash)
+        debug_assert_eq!(expected.0, cache.memory.hash(tenant, key));
+        cache.lookup(guard, hands, tenant, key, expected.0)
     }
 
     /// Where a key is known: in DRAM, and whether flash may hold it (a tag shared by chance says so too). Counts nothing.
@@ -198,11 +212,19 @@ impl Turn<'_> {
     }
 }
 
+impl Cache {
+    /// Has an object's value stay where it is beyond the turn in which it was found, so that it can be sent from there. None if too much
+    /// stays so already: copy it then.
+    pub fn pin(&self, object: &Object<'_>) -> Option<Vec<Pinned>> {
+        self.memory.pin(object)
+    }
+}
+
 impl Hands {
     pub(crate) fn count_access(&mut self, cache: &Cache) {
         self.accesses += 1;
-        if self.accesses >= ACCESSES_A_REPORT {
-            cache.clock.count(self.accesses);
+        if self.accesses >= self.accesses_a_report {
+            self.accesses_a_report = cache.clock.count(self.accesses);
             self.accesses = 0;
         }
     }
@@ -218,20 +240,22 @@ impl Cache {
         hash: u64,
     ) -> Lookup<'t> {
         hands.count_access(self);
-        hands.count(tenant, Count::Gets);
-        let dice = hands.roll() as u32;
         if let Some(object) = self.memory.find(guard, hash, tenant, key) {
             if let Some(reason) = self.is_dead(tenant, key, object.version(), object.expiry()) {
+                hands.count(tenant, Count::Gets);
                 hands.count(tenant, reason);
                 self.remove_dead(guard, tenant, key, hash);
                 self.note_miss(hands, tenant, hash);
                 return Lookup::Miss;
             }
-            object.note_read(self.clock.tick(), dice);
-            hands.count(tenant, Count::DramHits);
+            object.note_read(hands.tick, || hands.roll() as u32);
+            let counters = &hands.counters[usize::from(tenant)];
+            counters.add(Count::Gets, 1);
+            counters.add(Count::DramHits, 1);
             self.learn_of_read(tenant, hash, || Some(object.charged_bytes()));
             return Lookup::Hit(object);
         }
+        hands.count(tenant, Count::Gets);
         let Some(read) = self.flash_read(tenant, key, hash) else {
             self.note_miss(hands, tenant, hash);
             return Lookup::Miss;

@@ -239,7 +239,7 @@ impl Turn<'_> {
                 cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes)
             }
             (_, Mode::Add, Some(live)) => {
-                live.note_read(cache.clock.tick(), 0); // as in memcached, an add that fails counts as a use
+                live.note_read(cache.clock.tick(), || 0); // as in memcached, an add that fails counts as a use
                 Ok(Stored::No)
             }
             (_, Mode::Append | Mode::Prepend, Some(live)) => {
@@ -360,7 +360,7 @@ impl Turn<'_> {
         }
         if let Some(live) = live {
             live.set_expiry(expiry);
-            live.note_read(cache.clock.tick(), 0);
+            live.note_read(cache.clock.tick(), || 0);
         }
         drop(lock);
         hands.count(tenant, Count::Touches);

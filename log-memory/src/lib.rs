@@ -16,6 +16,7 @@ mod location;
 mod model_checked;
 mod object;
 mod open_segment;
+mod pin;
 mod region;
 mod relocate;
 mod segment;
@@ -37,6 +38,7 @@ pub use object::{
 };
 use open_segment::discharge;
 pub use open_segment::{NoSpace, Writer};
+pub use pin::Pinned;
 pub use region::Region;
 pub use relocate::{Part, Relocated};
 use segment::Segments;
@@ -89,8 +91,8 @@ impl Shape {
 /// The log and its index.
 pub struct LogMemory {
     shape: Shape,
-    region: Region,
-    segments: Segments,
+    region: Arc<Region>,
+    segments: Arc<Segments>,
     index: Index,
     grace: Arc<Grace>,
     /// The stamp of the last time that the index began to grow.
@@ -109,8 +111,8 @@ impl LogMemory {
         segments.allow(shape.region_bytes / shape.segment_bytes, &region);
         Ok(LogMemory {
             shape,
-            region,
-            segments,
+            region: Arc::new(region),
+            segments: Arc::new(segments),
             index: Index::new(shape.index_entries)?,
             grace,
             grown_at: AtomicU64::new(0),

@@ -65,6 +65,43 @@ fn nothing_is_freed_while_a_turn_may_see_it() {
     shuttle::check_random(check, SCHEDULES);
 }
 
+/// A reader pins what it found and reads it after its turn; whoever frees it waits for the grace period, and then for the pins.
+#[test]
+fn nothing_is_freed_while_it_is_pinned() {
+    let check = || {
+        let grace = Grace::new();
+        let [published, pins, freed] = [1, 0, 0].map(|word| Arc::new(AtomicU64::new(word)));
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let grace = Arc::clone(&grace);
+                let [published, pins, freed] = [&published, &pins, &freed].map(Arc::clone);
+                thread::spawn(move || {
+                    let part = grace.join();
+                    let turn = part.enter();
+                    let found = published.load(Ordering::SeqCst) == 1;
+                    if found {
+                        pins.fetch_add(1, Ordering::AcqRel);
+                    }
+                    drop(turn);
+                    if found {
+                        thread::yield_now();
+                        assert_eq!(freed.load(Ordering::SeqCst), 0, "freed under a pin");
+                        pins.fetch_sub(1, Ordering::Release);
+                    }
+                })
+            })
+            .collect();
+        published.store(0, Ordering::SeqCst);
+        let stamp = grace.retire();
+        while !grace.has_passed(stamp) || pins.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
+        freed.store(1, Ordering::SeqCst);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+    };
+    shuttle::check_random(check, SCHEDULES);
+}
+
 #[test]
 fn what_is_there_all_along_is_always_found() {
     let check = || {

@@ -149,10 +149,15 @@ impl Access {
     }
 }
 
+/// Quantised counts below this are exact.
+const READS_EXACT: u8 = 16;
+/// Ticks between two notes of reads of an object that is read all the time.
+const TICKS_BETWEEN_NOTES: u32 = 8;
+
 /// Reads that a quantised count stands for: exact up to 15, then four steps a doubling.
 pub fn reads_estimate(quantised: u8) -> u32 {
     match quantised {
-        0..16 => u32::from(quantised),
+        0..READS_EXACT => u32::from(quantised),
         q => {
             let (octave, step) = ((u32::from(q) - 16) / 4, (u32::from(q) - 16) % 4);
             (16 << octave) + (step << (octave + 2))
@@ -163,7 +168,7 @@ pub fn reads_estimate(quantised: u8) -> u32 {
 /// The next quantised count; `dice` are uniform bits, which decide above 15.
 fn reads_after(quantised: u8, dice: u32) -> u8 {
     match quantised {
-        0..16 => quantised + 1,
+        0..READS_EXACT => quantised + 1,
         63 => 63,
         q => {
             let octave = (u32::from(q) - 16) / 4;
@@ -315,16 +320,19 @@ impl<'t> Object<'t> {
         });
     }
 
-    /// Notes a read at `tick`. At most one write a tick, and none when another thread writes at the same moment: a hot object
-    /// stays shared in every core's cache.
-    pub fn note_read(&self, tick: u32, dice: u32) {
+    /// Notes a read at `tick`. At most one write a tick, one in several ticks once its reads are many, and none when another thread writes at
+    /// the same moment: a hot object stays shared in every core's cache.
+    #[inline]
+    pub fn note_read(&self, tick: u32, dice: impl FnOnce() -> u32) {
         let word = self.mutable().load(Ordering::Relaxed);
         let mut access = Access::from_word(word);
-        if access.last == tick & TICK_MASK as u32 && access.reads != 0 {
+        let since = tick.wrapping_sub(access.last) & TICK_MASK as u32;
+        let pause = if access.reads < READS_EXACT { 1 } else { TICKS_BETWEEN_NOTES };
+        if since < pause && access.reads != 0 {
             return;
         }
         access.last = tick;
-        access.reads = reads_after(access.reads, dice);
+        access.reads = reads_after(access.reads, dice());
         let _ = self.mutable().compare_exchange(
             word,
             access.word((word >> 32) as u32),

@@ -84,6 +84,13 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>().add(at), len) }
     }
 
+    /// Byte offset of a slice that [`Region::bytes`] has handed out.
+    pub(crate) fn offset_of(&self, bytes: &[u8]) -> usize {
+        let at = (bytes.as_ptr() as usize).wrapping_sub(self.base.as_ptr() as usize);
+        assert!(at < self.len && bytes.len() <= self.len - at, "it is no slice of this region");
+        at
+    }
+
     /// Copies `bytes` to byte offset `at`.
     ///
     /// # Safety

@@ -50,6 +50,8 @@ pub(crate) struct Meta {
     pub(crate) written: AtomicU32,
     /// Bytes of entries that are published (an upper bound: expired objects count until they are found).
     pub(crate) live: AtomicU32,
+    /// Values in it that are being sent from where they lie.
+    pins: AtomicU32,
     pub(crate) shares: Mutex<Shares>,
 }
 
@@ -72,11 +74,15 @@ pub(crate) struct Segments {
     pool: Mutex<Pool>,
     /// Segments that may be in use or free; the others are parked, their pages given back.
     allowed: AtomicUsize,
+    /// Segments that have pins.
+    pinned: AtomicUsize,
 }
 
 struct Pool {
     free: Vec<SegmentId>,
     retired: VecDeque<(SegmentId, u64)>,
+    /// Retired, their grace period passed, but pinned then.
+    held: Vec<SegmentId>,
     parked: Vec<SegmentId>,
 }
 
@@ -86,6 +92,7 @@ impl Segments {
             state: AtomicU8::new(State::Free as u8),
             written: AtomicU32::new(0),
             live: AtomicU32::new(0),
+            pins: AtomicU32::new(0),
             shares: Mutex::new(Box::default()),
         });
         let free = (0..count as u32).rev().map(SegmentId).collect();
@@ -93,8 +100,9 @@ impl Segments {
             metas: metas.collect(),
             segment_bytes,
             grace,
-            pool: Mutex::new(Pool { free, retired: VecDeque::new(), parked: Vec::new() }),
+            pool: Mutex::new(Pool { free, retired: VecDeque::new(), held: Vec::new(), parked: Vec::new() }),
             allowed: AtomicUsize::new(count),
+            pinned: AtomicUsize::new(0),
         }
     }
 
@@ -147,13 +155,12 @@ impl Segments {
             && self.grace.has_passed(stamp)
         {
             pool.retired.pop_front();
-            assert!(self.meta(id).take_edge(State::Retired, State::Free), "only this queue frees a retired segment");
-            if self.excess(&pool) > 0 {
-                region.discard(self.start(id), self.segment_bytes);
-                pool.parked.push(id);
-            } else {
-                pool.free.push(id);
-            }
+            pool.held.push(id);
+        }
+        let is_pinned = |id: &SegmentId| self.meta(*id).pins.load(Ordering::Acquire) > 0;
+        while let Some(at) = pool.held.iter().position(|id| !is_pinned(id)) {
+            let id = pool.held.swap_remove(at);
+            self.release(&mut pool, id, region);
         }
         if pool.free.len() <= spare {
             return None;
@@ -164,6 +171,35 @@ impl Segments {
         meta.written.store(0, Ordering::Relaxed);
         meta.live.store(0, Ordering::Relaxed);
         Some(id)
+    }
+
+    /// A retired segment that nobody looks at any more is free, or parked if there are too many.
+    fn release(&self, pool: &mut Pool, id: SegmentId, region: &Region) {
+        assert!(self.meta(id).take_edge(State::Retired, State::Free), "only this queue frees a retired segment");
+        if self.excess(pool) > 0 {
+            region.discard(self.start(id), self.segment_bytes);
+            pool.parked.push(id);
+        } else {
+            pool.free.push(id);
+        }
+    }
+
+    /// Holds a segment back from reuse. The caller is in a turn in which it found a published object there. False if `most` segments
+    /// are held back already.
+    pub(crate) fn pin(&self, id: SegmentId, most: usize) -> bool {
+        let is_first = self.meta(id).pins.fetch_add(1, Ordering::AcqRel) == 0;
+        if is_first && self.pinned.fetch_add(1, Ordering::Relaxed) >= most {
+            self.unpin(id); // somebody else may have pinned it meanwhile: then it counts for them
+            return false;
+        }
+        true
+    }
+
+    /// Takes a pin back.
+    pub(crate) fn unpin(&self, id: SegmentId) {
+        if self.meta(id).pins.fetch_sub(1, Ordering::Release) == 1 {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn seal(&self, id: SegmentId, shares: Shares) {

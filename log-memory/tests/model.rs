@@ -260,3 +260,43 @@ fn objects_with_equal_hashes_are_told_apart() {
     }
     assert!(memory.find(&turn, hash, 3, b"key").is_none() && memory.find(&turn, hash, 1, b"ke").is_none());
 }
+
+/// What is pinned outlives its turn: its bytes stay as they are while the log is overwritten many times over, and few segments may be
+/// held back so.
+#[test]
+fn pinned_bytes_stay_in_place_while_the_log_goes_on() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(5)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    let pin = |key: u64| {
+        let turn = part.enter();
+        let name = key.to_string();
+        memory.find(&turn, memory.hash(1, name.as_bytes()), 1, name.as_bytes()).and_then(|object| memory.pin(&object))
+    };
+    let mut held: Vec<(u64, u64, Vec<log_memory::Pinned>)> = Vec::new();
+    let (mut refused, mut coin) = (0, 1);
+    for version in 1..20_000 / LESS {
+        let key = mix(version) % 40;
+        let len = [300, 3_000, 9_000][version as usize % 3];
+        while store(&memory, &part, &mut writer, key, version, &value_of(key, version, len)).is_err() {
+            clean(&memory, &part, &mut cleaner, &mut coin, false);
+        }
+        match pin(key) {
+            Some(pieces) => held.push((key, version, pieces)),
+            None => refused += 1,
+        }
+        if held.len() > 12 {
+            let (key, version, pieces) = held.swap_remove(mix(version) as usize % 12);
+            let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+            assert_eq!(bytes, value_of(key, version, bytes.len()), "key {key} was stored {version} versions ago");
+        }
+    }
+    assert!(cfg!(miri) || refused > 100, "only some segments may be held back: {refused}");
+    // nothing is held back for good
+    held.clear();
+    let mut opened = 0;
+    while memory.segments_free() < 8 && opened < 200 {
+        clean(&memory, &part, &mut cleaner, &mut coin, false);
+        opened += 1;
+    }
+    assert!(memory.segments_free() >= 8, "{} free", memory.segments_free());
+}

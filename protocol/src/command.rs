@@ -81,10 +81,31 @@ impl<'b> Iterator for Keys<'b> {
     fn next(&mut self) -> Option<&'b [u8]> {
         let from = self.0.iter().position(|byte| *byte != b' ')?;
         let rest = &self.0[from..];
-        let len = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        // keys are short: what a vector search takes to begin is longer than most of them. A control character does not end a key.
+        let mut len = word_end(rest).unwrap_or(rest.len());
+        if rest.get(len).is_some_and(|byte| *byte != b' ') {
+            len += memchr::memchr(b' ', &rest[len..]).unwrap_or(rest.len() - len);
+        }
         self.0 = &rest[len..];
         Some(&rest[..len])
     }
+}
+
+/// Where the first space or control character stands.
+#[inline]
+pub(crate) fn word_end(bytes: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::MAX / 255;
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        // the high bit of each byte below 0x21; a borrow can only mark bytes behind the first such one
+        let low = word.wrapping_sub(EACH * 0x21) & !word & (EACH * 0x80);
+        if low != 0 {
+            return Some(at + low.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    bytes[at..].iter().position(|byte| *byte <= b' ').map(|more| at + more)
 }
 
 /// One request.
@@ -148,4 +169,18 @@ pub enum Request<'b> {
         /// Whether the client waits.
         reply: Reply,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_word_ends_at_its_first_space_or_control_character(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+            assert_eq!(word_end(&bytes), bytes.iter().position(|byte| *byte <= b' '));
+            let words: Vec<&[u8]> = bytes.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+            assert_eq!(Keys(&bytes).collect::<Vec<_>>(), words);
+        }
+    }
 }

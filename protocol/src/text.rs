@@ -1,7 +1,7 @@
 //! The classic text dialect: lines in, lines out, to the letter of memcached's doc/protocol.txt and proto_text.c (1.6.45).
 
 use crate::MetaVerb;
-use crate::command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX};
+use crate::command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX, word_end};
 
 const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
 const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
@@ -34,27 +34,54 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// Glances at the request that begins `bytes`, without judging it: its (first) key, if it reads or stores one, and where the
-/// next request begins. None if that is not to be seen, or has not come.
-pub fn glance(bytes: &[u8]) -> Option<(Option<&[u8]>, usize)> {
+/// What a glance at a request tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Glance<'b> {
+    /// Its (first) key, if it reads or stores one.
+    pub key: Option<&'b [u8]>,
+    /// It is a get of that key alone, and all of it has come.
+    pub is_plain_get: bool,
+    /// Bytes up to the next request.
+    pub bytes: usize,
+}
+
+/// Glances at the request that begins `bytes`, without judging it unless it is a plain get. None if what is asked for is not to be seen,
+/// or has not come.
+#[inline]
+pub fn glance(bytes: &[u8]) -> Option<Glance<'_>> {
+    if let Some(rest) = bytes.strip_prefix(b"get ") {
+        let len = word_end(rest)?;
+        let end = match rest[len..] {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            _ => 0,
+        };
+        if end > 0 && (1..=KEY_BYTES_MAX).contains(&len) {
+            return Some(Glance { key: Some(&rest[..len]), is_plain_get: true, bytes: 4 + len + end });
+        }
+    }
+    glance_at_line(bytes)
+}
+
+fn glance_at_line(bytes: &[u8]) -> Option<Glance<'_>> {
     let end = memchr::memchr(b'\n', bytes)?;
     let (verb, rest) = match bytes {
         [b'g', b'e', b't', b' ', rest @ ..] => (b'g', rest),
         [b'm', b'g', b' ', rest @ ..] => (b'g', rest),
         [b's', b'e', b't', b' ', rest @ ..] => (b's', rest),
-        _ => return Some((None, end + 1)),
+        _ => return Some(Glance { key: None, is_plain_get: false, bytes: end + 1 }),
     };
     let line = &rest[..end - (bytes.len() - rest.len())];
-    let key = &line[..line.iter().position(|byte| *byte <= b' ').unwrap_or(line.len())];
+    let key = Some(&line[..word_end(line).unwrap_or(line.len())]);
     if verb == b'g' {
-        return Some((Some(key), end + 1));
+        return Some(Glance { key, is_plain_get: false, bytes: end + 1 });
     }
     let stated = Keys(line).nth(3)?.trim_ascii_end();
     let value = stated.iter().try_fold(0usize, |sum, digit| {
         let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
         sum.checked_mul(10)?.checked_add(usize::from(digit))
     })?;
-    Some((Some(key), (end + 1).checked_add(value)?.checked_add(2)?))
+    Some(Glance { key, is_plain_get: false, bytes: (end + 1).checked_add(value)?.checked_add(2)? })
 }
 
 fn is_http(line: &[u8]) -> bool {
@@ -223,13 +250,18 @@ fn meta_store(mut rest: Keys<'_>) -> Request<'_> {
 }
 
 /// Spells `VALUE key flags bytes [unique]` and the line's end.
+#[inline]
 pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, bytes: usize, unique: Option<u64>) {
     let mut digits = itoa::Buffer::new();
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
-    out.push(b' ');
-    out.extend_from_slice(digits.format(client_flags).as_bytes());
-    out.push(b' ');
+    if client_flags == 0 {
+        out.extend_from_slice(b" 0 ");
+    } else {
+        out.push(b' ');
+        out.extend_from_slice(digits.format(client_flags).as_bytes());
+        out.push(b' ');
+    }
     out.extend_from_slice(digits.format(bytes).as_bytes());
     if let Some(unique) = unique {
         out.push(b' ');
@@ -292,6 +324,26 @@ mod tests {
         assert_eq!(request("flush_all 5\r\n"), Request::FlushAll(5, Reply::Wanted));
         assert_eq!(request("stats items\r\n"), Request::Stats(b"items"));
         assert_eq!(request("version\r\n"), Request::Version);
+    }
+
+    #[test]
+    fn a_glance_sees_what_a_parser_would() {
+        let plain = |text: &'static str| {
+            let glance = glance(text.as_bytes()).unwrap();
+            (glance.key.unwrap(), glance.is_plain_get, glance.bytes)
+        };
+        assert_eq!(plain("get a\r\nget b\r\n"), (&b"a"[..], true, 7));
+        assert_eq!(plain("get key-of-more-than-eight-bytes\n"), (&b"key-of-more-than-eight-bytes"[..], true, 33));
+        for (other, key) in
+            [("get a b\r\n", "a"), ("get a \r\n", "a"), ("get a\tb\r\n", "a"), ("get  a\r\n", ""), ("mg a v\r\n", "a")]
+        {
+            assert_eq!(plain(other), (key.as_bytes(), false, other.len()), "{other:?}");
+        }
+        assert_eq!(plain("set a 0 0 3\r\nabc\r\nget b\r\n"), (&b"a"[..], false, 18));
+        assert_eq!(glance(b"get a"), None);
+        assert_eq!(glance(b"get a\r"), None);
+        let long = format!("get {}\r\n", "k".repeat(251));
+        assert!(!glance(long.as_bytes()).unwrap().is_plain_get);
     }
 
     #[test]

@@ -152,13 +152,10 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, frame: &
             true
         }
         Lookup::Hit(object) => {
-            let held = connection.hold_output(cache, object.value_bytes());
-            if held {
-                let out = connection.out();
+            let head = |out: &mut Vec<u8>| {
                 spell_hit(out, header, key, object.client_flags(), object.unique(), object.value_bytes());
-                object.value().for_each(|piece| out.extend_from_slice(piece));
-            }
-            held
+            };
+            connection.spell_object(cache, &object, head, b"")
         }
         Lookup::FlashHit(object) => {
             let held = connection.hold_output(cache, object.value.len());

@@ -68,11 +68,15 @@ impl Facts {
         Facts { client_flags, unique, value_bytes: object.value.len(), seen }
     }
 
-    /// Spells the first line. Returns whether the value belongs behind it.
-    fn spell(&self, meta: &Meta<'_>, now: u32, out: &mut Vec<u8>) -> bool {
+    /// Whether the value belongs behind the first line.
+    fn shows_value(&self, meta: &Meta<'_>) -> bool {
+        meta.value && meta.compare != Some(self.unique)
+    }
+
+    /// Spells the first line.
+    fn spell(&self, meta: &Meta<'_>, now: u32, out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
-        let with_value = meta.value && meta.compare != Some(self.unique);
-        if with_value {
+        if self.shows_value(meta) {
             out.extend_from_slice(b"VA ");
             out.extend_from_slice(digits.format(self.value_bytes).as_bytes());
         } else {
@@ -105,14 +109,19 @@ impl Facts {
             }
         }
         out.extend_from_slice(b"\r\n");
-        with_value
     }
 }
 
 /// Spells a hit on flash; `line` is the key and the flags as they were asked for.
 pub(crate) fn spell_flash_hit(line: &[u8], object: &FlashObject, now: u32, out: &mut Vec<u8>) {
     let Some(meta) = reparsed(line) else { return };
-    if Facts::of_flash(object, now).spell(&meta, now, out) {
+    spell_flash_object(&meta, object, now, out);
+}
+
+fn spell_flash_object(meta: &Meta<'_>, object: &FlashObject, now: u32, out: &mut Vec<u8>) {
+    let facts = Facts::of_flash(object, now);
+    facts.spell(meta, now, out);
+    if facts.shows_value(meta) {
         out.extend_from_slice(&object.value);
         out.extend_from_slice(b"\r\n");
     }
@@ -143,27 +152,27 @@ fn get(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key: &
     match turn.fetch(connection.tenant_of(cache, key), key, &fetching) {
         Err(needs) => return Served::Needs(needs),
         Ok(Fetched::Hit(object, seen)) => {
-            // what the fetch has changed cannot be asked for twice: then the answer is spelled, memory or not
-            if meta.value && !connection.hold_output(cache, object.value_bytes()) && !seen.won {
-                return Served::Needs(Needs::Room);
-            }
             let (client_flags, unique) = (object.client_flags(), connection.shown(object.unique()));
             let facts = Facts { client_flags, unique, value_bytes: object.value_bytes(), seen };
-            let out = connection.out();
-            if facts.spell(meta, now, out) {
-                object.value().for_each(|piece| out.extend_from_slice(piece));
-                out.extend_from_slice(b"\r\n");
+            let head = |out: &mut Vec<u8>| facts.spell(meta, now, out);
+            match facts.shows_value(meta) {
+                false => head(connection.out()),
+                true if connection.spell_object(cache, &object, head, b"\r\n") => {}
+                true if !seen.won => return Served::Needs(Needs::Room),
+                // what the fetch has changed cannot be asked for twice: then the answer is spelled, memory or not
+                true => {
+                    let out = connection.out();
+                    head(out);
+                    object.value().for_each(|piece| out.extend_from_slice(piece));
+                    out.extend_from_slice(b"\r\n");
+                }
             }
         }
         Ok(Fetched::FlashHit(object)) => {
             if !connection.hold_output(cache, object.value.len()) {
                 return Served::Needs(Needs::Room);
             }
-            let out = connection.out();
-            if Facts::of_flash(&object, now).spell(meta, now, out) {
-                out.extend_from_slice(&object.value);
-                out.extend_from_slice(b"\r\n");
-            }
+            spell_flash_object(meta, &object, now, connection.out());
         }
         Ok(Fetched::Flash(read)) => {
             if !connection.hold_output(cache, read.pages() * cache::PAGE_BYTES) {
@@ -239,7 +248,9 @@ fn arithmetic(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>,
             let number = digits.format(number);
             let facts = Facts { client_flags: 0, unique, value_bytes: number.len(), seen };
             // what is compared is the unique before the change
-            if facts.spell(&Meta { compare: None, ..*meta }, now, connection.out()) {
+            let meta = Meta { compare: None, ..*meta };
+            facts.spell(&meta, now, connection.out());
+            if facts.shows_value(&meta) {
                 text::line(connection.out(), number);
             }
         }

@@ -1,35 +1,113 @@
 //! Bytes on their way out: what is under way stays at its place in memory while more is put behind it.
+//!
+//! Most of it is spelled into a buffer. Large values are *lent*: they are sent from where the cache has them, and pinned there until they are
+//! gone.
+
+use std::io::IoSlice;
+
+use cache::Pinned;
 
 /// Capacity beyond which an empty buffer gives its memory back.
 const KEPT_BYTES: usize = 24 << 10;
+/// Most slices that are sent together.
+pub(crate) const SLICES_MAX: usize = 16;
+
+/// Spelled bytes, with lent ones in between.
+#[derive(Default)]
+struct Stretch {
+    spelled: Vec<u8>,
+    /// What is lent, with the place in `spelled` that it goes before.
+    lent: Vec<(usize, Pinned)>,
+    lent_bytes: usize,
+}
+
+impl Stretch {
+    fn len(&self) -> usize {
+        self.spelled.len() + self.lent_bytes
+    }
+
+    fn clear(&mut self) {
+        self.spelled.clear();
+        self.lent.clear();
+        self.lent_bytes = 0;
+        if self.spelled.capacity() > KEPT_BYTES {
+            self.spelled = Vec::new();
+        }
+    }
+
+    /// All of it in order, in slices, behind the first `skipped` bytes.
+    fn slices(&self, mut skipped: usize) -> impl Iterator<Item = &[u8]> {
+        let ends = self.lent.iter().map(|(at, _)| *at).chain([self.spelled.len()]);
+        let lent = self.lent.iter().map(|(_, bytes)| &bytes[..]).chain([&[][..]]);
+        let mut from = 0;
+        let both =
+            ends.zip(lent).flat_map(move |(end, lent)| [&self.spelled[std::mem::replace(&mut from, end)..end], lent]);
+        both.filter_map(move |slice| {
+            let skip = skipped.min(slice.len());
+            skipped -= skip;
+            Some(&slice[skip..]).filter(|rest| !rest.is_empty())
+        })
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Output {
     /// Behind what is under way.
-    ready: Vec<u8>,
+    ready: Stretch,
     /// Under way: unchanged until all of it is sent.
-    leaving: Vec<u8>,
+    leaving: Stretch,
     /// Bytes of it that are sent.
     sent: usize,
 }
 
 impl Output {
-    /// Where more is put.
+    /// Where more is spelled.
     pub(crate) fn ready(&mut self) -> &mut Vec<u8> {
-        &mut self.ready
+        &mut self.ready.spelled
+    }
+
+    /// Puts a value behind what is spelled, without a copy.
+    pub(crate) fn lend(&mut self, pieces: Vec<Pinned>) {
+        let at = self.ready.spelled.len();
+        self.ready.lent_bytes += pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        self.ready.lent.extend(pieces.into_iter().map(|piece| (at, piece)));
+    }
+
+    /// Forgets what has not begun to leave.
+    pub(crate) fn forget(&mut self) {
+        self.ready.clear();
     }
 
     /// Whether there is anything that has not even begun to leave.
     pub(crate) fn has_more(&self) -> bool {
-        !self.ready.is_empty()
+        self.ready.len() > 0
+    }
+
+    fn begin(&mut self) {
+        if self.leaving.len() == 0 {
+            std::mem::swap(&mut self.leaving, &mut self.ready);
+        }
     }
 
     /// Bytes to send now. They stay where they are, unchanged, until [`Output::note_sent`] was told of all of them.
     pub(crate) fn leaving(&mut self) -> &[u8] {
-        if self.leaving.is_empty() {
-            std::mem::swap(&mut self.leaving, &mut self.ready);
+        self.begin();
+        if self.leaving.lent.is_empty() {
+            return &self.leaving.spelled[self.sent..];
         }
-        &self.leaving[self.sent..]
+        self.leaving.slices(self.sent).next().unwrap_or_default()
+    }
+
+    /// The same, with what comes behind it, in up to [`SLICES_MAX`] slices; returns how many there are.
+    pub(crate) fn leaving_slices<'o>(&'o mut self, slices: &mut [IoSlice<'o>; SLICES_MAX]) -> usize {
+        self.begin();
+        self.leaving.slices(self.sent).zip(slices).map(|(bytes, slice)| *slice = IoSlice::new(bytes)).count()
+    }
+
+    /// Whether what leaves comes in more than one slice.
+    pub(crate) fn is_sliced(&mut self) -> bool {
+        self.begin();
+        !self.leaving.lent.is_empty()
     }
 
     /// Bytes that are not sent yet.
@@ -43,9 +121,6 @@ impl Output {
         if self.sent == self.leaving.len() {
             self.sent = 0;
             self.leaving.clear();
-            if self.leaving.capacity() > KEPT_BYTES {
-                self.leaving = Vec::new();
-            }
         }
     }
 }
@@ -68,5 +143,38 @@ mod tests {
         output.note_sent(3);
         assert_eq!(output.leaving().len(), 10_000);
         assert!(!output.has_more());
+    }
+
+    #[test]
+    fn lent_values_leave_between_what_is_spelled() {
+        let cache = cache::Cache::new(cache::CacheSettings::for_memory(4 << 20)).unwrap();
+        let mut worker = cache.worker();
+        let mut turn = cache.turn(&mut worker);
+        let value = vec![b'v'; 100_000]; // in several pieces
+        let storing = cache::Storing::new(cache::Mode::Set, b"key", &value);
+        assert!(matches!(turn.store(0, &storing), Ok(cache::Stored::Yes(_))));
+        let cache::Lookup::Hit(object) = turn.get(0, b"key") else { panic!("it was stored") };
+        let mut output = Output::default();
+        output.ready().extend_from_slice(b"before ");
+        output.lend(cache.pin(&object).expect("nothing is pinned"));
+        output.ready().extend_from_slice(b" behind");
+        let whole = [b"before ", value.as_slice(), b" behind"].concat();
+        assert_eq!(output.unsent(), whole.len());
+        let mut sent = Vec::new();
+        for step in [3usize, 4, 1, 60_000, 39_999, 1] {
+            // what is sent may end anywhere
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = output.leaving_slices(&mut slices);
+            let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+            assert_eq!(all, whole[sent.len()..]);
+            let first = output.leaving().to_vec();
+            assert!(all.starts_with(&first) && !first.is_empty());
+            sent.extend_from_slice(&all[..step]);
+            output.note_sent(step);
+        }
+        assert!(output.is_sliced());
+        assert_eq!(output.leaving(), &whole[sent.len()..]);
+        output.note_sent(whole.len() - sent.len());
+        assert!(output.unsent() == 0 && !output.is_sliced());
     }
 }

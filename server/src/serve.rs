@@ -133,58 +133,84 @@ pub(crate) fn request(
 fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Keys<'_>, with_cas: bool) -> Served {
     let start = connection.answered();
     let mut rest = keys.skip_bytes(start);
-    for number in 0.. {
-        if number % AHEAD == 0 {
-            expect(cache, turn, connection, rest);
+    let mut block = [(0, (0, &[][..], Expected::default())); AHEAD];
+    loop {
+        let mut count = 0;
+        for place in &mut block {
+            let at = keys.bytes_before(&rest);
+            let Some(key) = rest.next() else { break };
+            let tenant = connection.tenant_of(cache, key);
+            *place = (at, (tenant, key, turn.expect(tenant, key)));
+            count += 1;
         }
-        let at = keys.bytes_before(&rest);
-        let Some(key) = rest.next() else { break };
-        if at > start && !connection.has_room_for_output() {
-            return Served::Part(at, Short::Output);
+        let block = &block[..count];
+        if count > 1 {
+            block.iter().for_each(|(_, (_, _, expected))| turn.expect_object(*expected));
         }
-        let tenant = connection.tenant_of(cache, key);
-        let written = match turn.get(tenant, key) {
-            Lookup::Miss => {
-                connection.tell_got(key, None);
-                true
+        for (at, asked) in block {
+            if *at > start && !connection.has_room_for_output() {
+                return Served::Part(*at, Short::Output);
             }
-            Lookup::Hit(object) => {
-                let held = connection.hold_output(cache, object.value_bytes());
-                if held {
-                    spell_value(connection, key, &object, with_cas);
-                }
-                held
+            if !get_one(cache, turn, connection, *asked, with_cas) {
+                return Served::Part(*at, Short::Memory);
             }
-            Lookup::FlashHit(object) => {
-                let held = connection.hold_output(cache, object.value.len());
-                if held {
-                    connection.tell_got(key, Some(object.value.len()));
-                    let unique = with_cas.then(|| connection.shown(object.unique));
-                    let out = connection.out();
-                    text::value_header(out, key, object.client_flags, object.value.len(), unique);
-                    out.extend_from_slice(&object.value);
-                    out.extend_from_slice(b"\r\n");
-                }
-                held
-            }
-            Lookup::Flash(read) => {
-                let held = connection.hold_output(cache, read.pages() * cache::PAGE_BYTES);
-                if held {
-                    connection.tell_got(key, Some(read.pages() * cache::PAGE_BYTES));
-                    connection.leave_hole(read, Spelling::Text { with_cas });
-                }
-                held
-            }
-        };
-        if !written {
-            return Served::Part(at, Short::Memory);
+        }
+        if count < AHEAD {
+            break;
         }
     }
     text::line(connection.out(), "END");
     Served::Done
 }
 
-/// Spells an object of DRAM, and tells those who watch.
+/// Looks up one key that was expected, of this tenant, and spells what it holds, if anything. False if there is no memory for that.
+pub(crate) fn get_one(
+    cache: &Cache,
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    (tenant, key, expected): (u16, &[u8], Expected),
+    with_cas: bool,
+) -> bool {
+    match turn.get_expected(tenant, key, expected) {
+        Lookup::Miss => {
+            connection.tell_got(key, None);
+            true
+        }
+        Lookup::Hit(object) => {
+            let unique = with_cas.then(|| connection.shown(object.unique()));
+            let header = |out: &mut Vec<u8>| {
+                text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
+            };
+            let held = connection.spell_object(cache, &object, header, b"\r\n");
+            if held {
+                connection.tell_got(key, Some(object.value_bytes()));
+            }
+            held
+        }
+        Lookup::FlashHit(object) => {
+            let held = connection.hold_output(cache, object.value.len());
+            if held {
+                connection.tell_got(key, Some(object.value.len()));
+                let unique = with_cas.then(|| connection.shown(object.unique));
+                let out = connection.out();
+                text::value_header(out, key, object.client_flags, object.value.len(), unique);
+                out.extend_from_slice(&object.value);
+                out.extend_from_slice(b"\r\n");
+            }
+            held
+        }
+        Lookup::Flash(read) => {
+            let held = connection.hold_output(cache, read.pages() * cache::PAGE_BYTES);
+            if held {
+                connection.tell_got(key, Some(read.pages() * cache::PAGE_BYTES));
+                connection.leave_hole(read, Spelling::Text { with_cas });
+            }
+            held
+        }
+    }
+}
+
+/// Spells an object of DRAM in a copy, and tells those who watch.
 fn spell_value(connection: &mut Connection, key: &[u8], object: &Object<'_>, with_cas: bool) {
     connection.tell_got(key, Some(object.value_bytes()));
     let unique = with_cas.then(|| connection.shown(object.unique()));
@@ -192,19 +218,6 @@ fn spell_value(connection: &mut Connection, key: &[u8], object: &Object<'_>, wit
     text::value_header(out, key, object.client_flags(), object.value_bytes(), unique);
     object.value().for_each(|piece| out.extend_from_slice(piece));
     out.extend_from_slice(b"\r\n");
-}
-
-/// Has the objects of the next keys fetched into the processor's caches, if there are several.
-fn expect(cache: &Cache, turn: &Turn<'_>, connection: &Connection, keys: Keys<'_>) {
-    let mut expected = [Expected::default(); AHEAD];
-    let count = keys
-        .take(AHEAD)
-        .zip(&mut expected)
-        .map(|(key, slot)| *slot = turn.expect(connection.tenant_of(cache, key), key))
-        .count();
-    if count > 1 {
-        expected[..count].iter().for_each(|expected| turn.expect_object(*expected));
-    }
 }
 
 /// gat and gats: what is on flash comes to DRAM first, then the whole request is answered at once, each value as it was

@@ -11,17 +11,18 @@
 //! connection holds is asked from the cache's memory first.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Page, Turn, Worker};
+use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Object, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
 use crate::config::Dialect;
 use crate::limits::Refusal;
-use crate::output::Output;
+use crate::output::{Output, SLICES_MAX};
 use crate::serve::{self, Served, Short};
 use crate::shared::{Doing, Peer, Server};
 use crate::watch::{Watcher, escaped};
@@ -37,6 +38,9 @@ const READS_MAX: usize = 32;
 pub(crate) const AHEAD: usize = 16;
 /// Bytes that a connection may hold without asking.
 const FREE_BYTES: usize = 24 << 10;
+
+/// Values of this size and more are sent from where they lie in DRAM; smaller ones are copied, which costs less than a slice of their own.
+const LENT_BYTES_MIN: usize = 16 << 10;
 
 /// Longest line and longest token of a client that says who it is.
 const LOGIN_LINE_BYTES_MAX: usize = 2048;
@@ -56,6 +60,19 @@ pub struct Wanted {
 enum Chunk {
     Ready(Vec<u8>),
     Hole { slot: Slot, spelling: Spelling },
+}
+
+/// A request that was looked at ahead.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Where it stands in the input.
+    begin: usize,
+    /// Where the next one does.
+    next: usize,
+    /// Bytes of its key, if it is a get of that key alone; else 0.
+    key_bytes: usize,
+    tenant: u16,
+    expected: Expected,
 }
 
 /// How a value that comes from flash is told.
@@ -142,8 +159,10 @@ pub struct Connection {
     listing: Option<(Listing, ListingStyle)>,
     input: Vec<u8>,
     used: usize,
-    /// As far as keys were expected already.
+    /// As far as requests were looked at ahead.
     expected_to: usize,
+    /// Those that are still to be served, the next one last.
+    ahead: Vec<Ahead>,
     skip: usize,
     /// Bytes of a get's keys that are answered already: long multigets are answered in parts.
     answered: usize,
@@ -187,6 +206,7 @@ impl Connection {
             input: Vec::new(),
             used: 0,
             expected_to: 0,
+            ahead: Vec::new(),
             skip: 0,
             answered: 0,
             output: Output::default(),
@@ -295,6 +315,9 @@ impl Connection {
         let mut stored = false;
         let mut turn = cache.turn(worker);
         self.limited = false;
+        // whose a key is may have changed since the last turn
+        self.ahead.clear();
+        self.expected_to = self.used;
         let before = self.used;
         let mut left = self.server.config.requests_a_turn;
         let end = left.saturating_sub(self.server.replies_max());
@@ -365,7 +388,7 @@ impl Connection {
     fn refuse_replies(&mut self) {
         self.server.replies_refused.fetch_add(1, Ordering::Relaxed);
         self.behind.clear();
-        self.output.ready().clear();
+        self.output.forget();
         self.give_up();
     }
 
@@ -402,29 +425,63 @@ impl Connection {
         }
     }
 
-    /// Looks at the requests that have come, so that what they will read is on its way from memory when they are served.
+    /// Looks at the requests that have come, so that what they will read is on its way from memory when they are served, and so that gets of
+    /// one key need no other look.
     fn look_ahead(&mut self, cache: &Cache, turn: &Turn<'_>, input: &[u8]) {
-        let mut expected = [Expected::default(); AHEAD];
-        let (mut count, mut at) = (0, self.used);
-        while count < AHEAD
-            && let Some((key, next)) = input.get(at..).and_then(text::glance)
+        self.ahead.clear();
+        let mut at = self.used;
+        while self.ahead.len() < AHEAD
+            && let Some(glance) = input.get(at..).and_then(text::glance)
         {
-            at += next;
-            if count == 0 && at >= input.len() {
-                break; // one request: it would be fetched no sooner
+            let (begin, next) = (at, at + glance.bytes);
+            let is_alone = self.ahead.is_empty() && next >= input.len();
+            if let Some(key) = glance.key
+                && (glance.is_plain_get || !is_alone)
+            {
+                let tenant = self.tenant_of(cache, key);
+                // one request alone would be fetched no sooner
+                let expected = if is_alone { turn.expect_alone(tenant, key) } else { turn.expect(tenant, key) };
+                let key_bytes = if glance.is_plain_get { key.len() } else { 0 };
+                self.ahead.push(Ahead { begin, next, key_bytes, tenant, expected });
             }
-            if let Some(key) = key {
-                expected[count] = turn.expect(self.tenant_of(cache, key), key);
-                count += 1;
+            at = next;
+            if is_alone {
+                break;
             }
         }
-        expected[..count].iter().for_each(|expected| turn.expect_object(*expected));
+        if self.ahead.len() > 1 {
+            self.ahead.iter().for_each(|ahead| turn.expect_object(ahead.expected));
+        }
+        self.ahead.reverse(); // the next one is popped from the end
         self.expected_to = at;
+    }
+
+    /// The request that comes next, if it is a get of one key that was looked at ahead.
+    fn next_plain_get(&mut self) -> Option<Ahead> {
+        while self.ahead.last().is_some_and(|ahead| ahead.begin < self.used) {
+            self.ahead.pop();
+        }
+        self.ahead.pop_if(|ahead| ahead.begin == self.used && ahead.key_bytes > 0)
     }
 
     fn serve_line(&mut self, cache: &Cache, turn: &mut Turn<'_>, input: &[u8], stored: &mut bool) -> bool {
         if self.used >= self.expected_to {
             self.look_ahead(cache, turn, input);
+        }
+        if !cache.registry().has_limits()
+            && self.answered == 0
+            && let Some(Ahead { begin, next, key_bytes, tenant, expected }) = self.next_plain_get()
+        {
+            const VERB: usize = "get ".len();
+            let key = &input[begin + VERB..begin + VERB + key_bytes];
+            let served = match serve::get_one(cache, turn, self, (tenant, key, expected), false) {
+                true => {
+                    text::line(self.out(), "END");
+                    Served::Done
+                }
+                false => Served::Part(0, Short::Memory),
+            };
+            return self.finish(served, next - begin);
         }
         let parsed = text::parse(&input[self.used..]);
         if cache.registry().has_limits()
@@ -863,6 +920,31 @@ impl Connection {
         }
     }
 
+    /// Spells a value of DRAM: `head` goes before it, and `tail` behind it. Large ones are lent rather than copied. False if there is no
+    /// memory for a copy: nothing is spelled then.
+    pub(crate) fn spell_object(
+        &mut self,
+        cache: &Cache,
+        object: &Object<'_>,
+        head: impl FnOnce(&mut Vec<u8>),
+        tail: &[u8],
+    ) -> bool {
+        let bytes = object.value_bytes();
+        // behind a hole it waits in a buffer of its own
+        let lent = if bytes >= LENT_BYTES_MIN && self.behind.is_empty() { cache.pin(object) } else { None };
+        if lent.is_none() && !self.hold_output(cache, bytes) {
+            return false;
+        }
+        let out = self.out();
+        head(out);
+        match lent {
+            Some(pieces) => self.output.lend(pieces),
+            None => object.value().for_each(|piece| out.extend_from_slice(piece)),
+        }
+        self.out().extend_from_slice(tail);
+        true
+    }
+
     /// Spells a line, unless the client does not wait for one.
     pub(crate) fn reply(&mut self, reply: Reply, line: &str) {
         if reply == Reply::Wanted {
@@ -927,6 +1009,16 @@ impl Connection {
     /// [sent](Connection::note_sent), whatever is served meanwhile.
     pub fn output(&mut self) -> &[u8] {
         self.output.leaving()
+    }
+
+    /// The same, in slices: how many there are.
+    pub(crate) fn output_slices<'c>(&'c mut self, slices: &mut [IoSlice<'c>; SLICES_MAX]) -> usize {
+        self.output.leaving_slices(slices)
+    }
+
+    /// Whether there are several slices.
+    pub(crate) fn is_sliced(&mut self) -> bool {
+        self.output.is_sliced()
     }
 
     /// How many bytes can be sent now, or are being sent.

@@ -55,6 +55,85 @@ fn replies_keep_request_order_when_flash_answers_late() {
     assert!(client.stats("flash")["get_flash_hits"].parse::<u64>().unwrap() > 100);
 }
 
+/// Large values are sent from where they lie in DRAM, while others overwrite them and the cleaner moves them.
+#[test]
+fn large_values_are_whole_while_they_are_overwritten() {
+    const KEYS: usize = 24;
+    let server = Server::start(0, &["-m", "8"]);
+    let value = |key: usize, version: usize| -> Vec<u8> {
+        let text = format!("{key:04}{version:08}").into_bytes();
+        let len = [17_000, 40_000, 150_000, 400_000][key % 4] / text.len() * text.len();
+        text.iter().copied().cycle().take(len).collect()
+    };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let hits: usize = std::thread::scope(|threads| {
+        let writer = threads.spawn(|| {
+            let mut client = server.client();
+            for version in 0..1_500 {
+                let key = version * 7 % KEYS;
+                let value = value(key, version);
+                client.send(format!("set key{key} 0 0 {}\r\n", value.len()).as_bytes());
+                client.send(&[value.as_slice(), b"\r\n"].concat());
+                assert_eq!(client.read_until_line(), "STORED");
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let readers: Vec<_> = (0..3)
+            .map(|me| {
+                let (server, stop) = (&server, &stop);
+                threads.spawn(move || {
+                    let (mut client, mut hits) = (server.client(), 0);
+                    for round in 0.. {
+                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            break;
+                        }
+                        let keys: Vec<usize> = (0..6).map(|n| (round * 5 + n * (me + 1)) % KEYS).collect();
+                        let verb = ["get", "gets"][round % 2];
+                        let names = keys.iter().map(|key| format!(" key{key}")).collect::<String>();
+                        client.send(format!("{verb}{names}\r\nmg key{} v\r\n", keys[0]).as_bytes());
+                        if round % 16 == 0 {
+                            std::thread::sleep(std::time::Duration::from_millis(2)); // a reader that is slow to take it
+                        }
+                        hits += read_large(&mut client);
+                    }
+                    hits
+                })
+            })
+            .collect();
+        writer.join().unwrap();
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    assert!(hits > 300, "{hits}");
+}
+
+/// Reads the answers to a multiget and an mg; every value says in each of its parts whose it is, and of which version.
+fn read_large(client: &mut Client) -> usize {
+    let (mut hits, mut ends) = (0, 0);
+    while ends < 2 {
+        let line = client.read_until_line();
+        let words: Vec<&str> = line.split(' ').collect();
+        let len: usize = match words[..] {
+            ["VALUE", _, _, len, ..] | ["VA", len] => len.parse().unwrap(),
+            ["END" | "EN"] => {
+                ends += 1;
+                continue;
+            }
+            _ => panic!("{line}"),
+        };
+        ends += usize::from(words[0] == "VA");
+        let mut value = vec![0; len + 2];
+        client.stream.read_exact(&mut value).unwrap();
+        let (value, end) = value.split_at(len);
+        assert!(end == b"\r\n" && value.chunks(12).all(|part| part == &value[..12]), "{line}");
+        if words[0] == "VALUE" {
+            let key: usize = words[1].strip_prefix("key").unwrap().parse().unwrap();
+            assert_eq!(value[..4], *format!("{key:04}").as_bytes(), "{line}");
+        }
+        hits += 1;
+    }
+    hits
+}
+
 impl Client {
     fn read_until_line(&mut self) -> String {
         let mut line = Vec::new();

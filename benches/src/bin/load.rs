@@ -45,6 +45,9 @@ struct Flags {
     /// Requests that a connection has under way
     #[arg(long, default_value_t = 1)]
     pipeline: usize,
+    /// Send the next request as soon as one is answered, instead of a whole pipeline when all of the last one is
+    #[arg(long)]
+    window: bool,
     /// Keys of a multiget
     #[arg(long, default_value_t = 50)]
     keys_a_request: usize,
@@ -402,9 +405,9 @@ fn main() -> Result<()> {
             }
             run.take(client)?;
             match gap {
-                None if client.asked.is_empty() => {
+                None if flags.window || client.asked.is_empty() => {
                     let due = Instant::now();
-                    (0..flags.pipeline).for_each(|_| run.ask(client, due));
+                    (client.asked.len()..flags.pipeline).for_each(|_| run.ask(client, due));
                 }
                 None => {}
                 Some(gap) => {

@@ -59,7 +59,7 @@ fn a_damaged_journal_is_refused_or_what_it_vouches_for_is_right() {
     (0..6).for_each(|_| world.live(1, false));
     let (flash, journal) = (world.flash.media.lock().seen.clone(), world.journal.media.lock().seen.clone());
     let (mut refused, mut came) = (0, 0);
-    for n in 0..200u64 {
+    for n in 0..400u64 {
         world.flash.media.lock().seen.copy_from_slice(&flash);
         let mut damaged = journal.clone();
         let at = mix(n) as usize % damaged.len();

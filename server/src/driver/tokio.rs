@@ -156,7 +156,7 @@ fn receive(context: &Context, wire: &mut Wire, connection: &mut Connection) -> i
 fn send(context: &Context, wire: &mut Wire, connection: &mut Connection) -> io::Result<()> {
     context.parts.cache.settle();
     loop {
-        let bytes = wire.send(connection.output())?;
+        let bytes = wire.send(connection)?;
         context.parts.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
         connection.note_sent(bytes);
         if bytes == 0 || connection.unsent() == 0 {

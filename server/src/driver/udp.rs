@@ -64,10 +64,12 @@ async fn serve(context: &Context, dialect: Dialect, request: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     loop {
         context.serve(&mut connection, &arrived);
-        let output = connection.output();
-        let sent = output.len();
-        answer.extend_from_slice(output);
-        connection.note_sent(sent);
+        while connection.unsent() > 0 {
+            let output = connection.output();
+            let sent = output.len();
+            answer.extend_from_slice(output);
+            connection.note_sent(sent);
+        }
         if answer.len() > ANSWER_BYTES_MAX {
             answer = b"SERVER_ERROR response too large for UDP\r\n".to_vec();
             break;

@@ -1,12 +1,15 @@
 //! A client's socket, TCP or Unix, in the clear or under TLS.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream as StdTcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 use rustls::ServerConnection;
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::output::SLICES_MAX;
+use crate::session::Connection;
 
 /// A socket as it was accepted.
 pub(crate) enum Accepted {
@@ -75,6 +78,13 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.try_write(bytes),
             Socket::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.try_write_vectored(slices),
+            Socket::Unix(stream) => stream.try_write_vectored(slices),
         }
     }
 }
@@ -180,8 +190,14 @@ impl Wire {
         }
     }
 
-    /// Sends as much as is taken now; returns how much that was.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Sends as much of the connection's output as is taken now; returns how much that was.
+    pub(crate) fn send(&mut self, connection: &mut Connection) -> io::Result<usize> {
+        if self.tls.is_none() && connection.is_sliced() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = connection.output_slices(&mut slices);
+            return would_block_is_zero(self.socket.try_write_vectored(&slices[..count]));
+        }
+        let bytes = connection.output();
         let Some(tls) = &mut self.tls else { return would_block_is_zero(self.socket.try_write(bytes)) };
         let taken = if bytes.is_empty() { 0 } else { tls.writer().write(bytes)? };
         while tls.wants_write() {

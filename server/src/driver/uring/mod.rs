@@ -15,7 +15,7 @@ mod ring;
 mod table;
 mod tls;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,9 +28,10 @@ use nix::sys::eventfd::EventFd;
 use super::wire::Accepted;
 use super::{Handover, Incoming, READ_MAX, READS_LOOK, Worker, WorkerParts};
 use crate::background::AbortOnPanic;
+use crate::output::SLICES_MAX;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
-use ring::{Answer, Ring, Wait};
+use ring::{Answer, Message, Named, Ring, Wait};
 use table::Table;
 use tls::Tls;
 
@@ -61,6 +62,9 @@ pub(crate) fn probe() -> io::Result<()> {
 
 struct Client {
     socket: Accepted,
+    named: Named,
+    /// What describes the slices that are being sent.
+    message: Option<Box<Message>>,
     connection: Connection,
     tls: Option<Box<Tls>>,
     peer: Option<Arc<Peer>>,
@@ -118,6 +122,7 @@ struct Uring {
     worker: cache::Worker,
     clients: Table<Client>,
     reads: Table<Reading>,
+    reads_asked: u64,
     /// Pages of reads that are over, for the next ones: memory for direct I/O is slow to get.
     spare_pages: Vec<Vec<Page>>,
     /// Clients to serve in this round.
@@ -148,6 +153,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 worker,
                 clients: Table::default(),
                 reads: Table::default(),
+                reads_asked: 0,
                 spare_pages: Vec::new(),
                 ready: Vec::new(),
                 stalled: Vec::new(),
@@ -187,9 +193,7 @@ impl Uring {
                 return self.stop();
             }
             self.look_after_waiting()?;
-            for id in std::mem::take(&mut self.ready) {
-                self.serve(id)?;
-            }
+            self.serve_ready()?;
             self.report();
         }
     }
@@ -262,8 +266,11 @@ impl Uring {
         let peer = arrival.peer.clone();
         let connection = Connection::new(Arc::clone(&self.parts.server), arrival);
         connection.tell_new();
+        let named = self.ring.name(socket.as_raw_fd());
         let id = self.clients.insert(Client {
             socket,
+            named,
+            message: None,
             connection,
             tls: tls.map(|session| Box::new(Tls::new(session))),
             peer,
@@ -390,7 +397,24 @@ impl Uring {
         Ok(())
     }
 
-    /// Serves a client as far as it goes, and asks the kernel for what it needs next.
+    /// Serves whoever something came for, and asks the kernel for what they need next. Flash is asked first: the kernel holds reads back
+    /// until all that it is handed with them is done, and a send takes as long as a request does.
+    fn serve_ready(&mut self) -> io::Result<()> {
+        let ready = std::mem::take(&mut self.ready);
+        let before = self.reads_asked;
+        for id in &ready {
+            self.serve(*id)?;
+        }
+        if self.reads_asked != before {
+            self.ring.submit(Wait::No)?;
+        }
+        for id in ready {
+            self.move_on(id)?;
+        }
+        Ok(())
+    }
+
+    /// Serves a client as far as it goes, and asks for what it wants of flash.
     fn serve(&mut self, id: u64) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.listed = false;
@@ -410,9 +434,10 @@ impl Uring {
                 let pages = &mut self.reads.get_mut(read).expect("it was just put there").pages;
                 // SAFETY: the pages are in the table of reads, untouched and in place, until the answer takes them out.
                 unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
+                self.reads_asked += 1;
             }
         }
-        self.move_on(id)
+        Ok(())
     }
 
     /// Sends, receives, waits or ends.
@@ -426,7 +451,7 @@ impl Uring {
         {
             client.over |= tls.seal(connection).is_err();
         }
-        let fd = client.socket.as_raw_fd();
+        let socket = client.named;
         let connection = &client.connection;
         let is_done = connection.is_closing() || client.ended && connection.is_at_rest();
         if is_done && client.unsent() == 0 && !client.sending {
@@ -438,15 +463,23 @@ impl Uring {
         if !client.sending && client.unsent() > 0 && !gathers {
             self.parts.cache.settle();
             client.sending = true;
-            let bytes = client.leaving();
-            // SAFETY: bytes that leave stay where they are until they are noted as sent, which the answer does; the client
-            // is kept until then.
-            unsafe { self.ring.send(fd, bytes, id * KINDS + SEND)? };
+            if client.tls.is_none() && client.connection.is_sliced() {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = client.connection.output_slices(&mut slices);
+                let message = client.message.insert(Message::of(&slices[..count]));
+                // SAFETY: as below; the message is the client's until the next one, which is not made before the answer.
+                unsafe { self.ring.send_message(socket, message, id * KINDS + SEND)? };
+            } else {
+                let bytes = client.leaving();
+                // SAFETY: bytes that leave stay where they are until they are noted as sent, which the answer does; the client
+                // is kept until then.
+                unsafe { self.ring.send(socket, bytes, id * KINDS + SEND)? };
+            }
         }
         let connection = &client.connection;
         if connection.wants_input() && !client.receiving && !client.cancelling && !client.ended {
             client.receiving = true;
-            self.ring.receive(fd, id * KINDS + RECEIVE)?;
+            self.ring.receive(socket, id * KINDS + RECEIVE)?;
         } else if !connection.wants_input() && client.receiving && !client.cancelling {
             client.cancelling = true;
             self.ring.cancel(id * KINDS + RECEIVE, id * KINDS + CANCEL)?;
@@ -471,6 +504,7 @@ impl Uring {
             return Ok(());
         }
         let Some(mut client) = self.clients.remove(id) else { return Ok(()) };
+        self.ring.forget(client.named);
         if let Some(tls) = &mut client.tls {
             tls.close();
             client.socket.send_at_once(tls.sealed.leaving());
@@ -504,9 +538,7 @@ impl Uring {
             for answer in answers.drain(..).filter(|answer| answer.token % KINDS != WAKE) {
                 self.take(answer)?;
             }
-            for id in std::mem::take(&mut self.ready) {
-                self.serve(id)?;
-            }
+            self.serve_ready()?;
         }
         Ok(())
     }

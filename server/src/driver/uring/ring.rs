@@ -1,16 +1,19 @@
 //! The ring of requests to the kernel, as this driver uses it. Every pointer that is handed to the kernel passes through here.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
+use crate::output::SLICES_MAX;
 
 /// Requests that can be prepared between two submissions; more are submitted in between.
 const ENTRIES: u32 = 1024;
+/// Everything is sent before the answer, and nobody is told of a broken pipe but by it.
+const SENDING: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 /// Answers that can wait. What does not fit is kept by the kernel (NODROP).
 const ANSWERS: u32 = 4096;
 
@@ -27,11 +30,64 @@ pub(super) struct Answer {
     pub(super) more: bool,
 }
 
+/// Sockets that the kernel knows by a place in the ring's table, which spares it a look at the process's for every request. More are named
+/// by their descriptors.
+const FILES: u32 = 4096;
+
+/// What requests name a socket by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Named {
+    /// Its place in the ring's table of files.
+    Place(u32),
+    /// Its descriptor.
+    Descriptor(RawFd),
+}
+
+/// Builds an operation on a socket, whichever way that is named.
+macro_rules! on_socket {
+    ($named:expr, $socket:ident => $operation:expr) => {
+        match $named {
+            Named::Place(place) => {
+                let $socket = Fixed(place);
+                $operation
+            }
+            Named::Descriptor(descriptor) => {
+                let $socket = Fd(descriptor);
+                $operation
+            }
+        }
+    };
+}
+
+/// What is sent in several slices, as the kernel wants it described. It stays in place until the answer.
+pub(super) struct Message {
+    header: libc::msghdr,
+    slices: [libc::iovec; SLICES_MAX],
+}
+
+impl Message {
+    /// Describes the slices.
+    pub(super) fn of(slices: &[IoSlice<'_>]) -> Box<Message> {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a message header of zeros names nothing.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut message = Box::new(Message { header, slices: [EMPTY; SLICES_MAX] });
+        for (own, slice) in message.slices.iter_mut().zip(slices) {
+            *own = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        }
+        message.header.msg_iov = message.slices.as_mut_ptr();
+        message.header.msg_iovlen = slices.len().min(SLICES_MAX) as _;
+        message
+    }
+}
+
 /// A ring with its receive buffers.
 pub(super) struct Ring {
     // dropped before the buffers: the kernel writes to them until then
     ring: IoUring,
     pub(super) buffers: Buffers,
+    /// Places in the table of files that are free.
+    places: Vec<u32>,
 }
 
 impl Ring {
@@ -46,12 +102,41 @@ impl Ring {
         }
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let needed = [opcode::RecvMulti::CODE, opcode::Send::CODE, opcode::Read::CODE, opcode::AsyncCancel::CODE];
+        let needed = [
+            opcode::RecvMulti::CODE,
+            opcode::Send::CODE,
+            opcode::SendMsg::CODE,
+            opcode::Read::CODE,
+            opcode::AsyncCancel::CODE,
+        ];
         if !needed.iter().all(|code| probe.is_supported(*code)) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring lacks an operation"));
         }
         let buffers = Buffers::register(&ring.submitter())?;
-        Ok(Ring { ring, buffers })
+        // a table that is refused (its size counts as open files) is done without
+        let files = if ring.submitter().register_files_sparse(FILES).is_ok() { FILES } else { 0 };
+        Ok(Ring { ring, buffers, places: (0..files).rev().collect() })
+    }
+
+    /// Takes a socket into the table of files, if that has room.
+    pub(super) fn name(&mut self, socket: RawFd) -> Named {
+        let Some(place) = self.places.pop() else { return Named::Descriptor(socket) };
+        match self.ring.submitter().register_files_update(place, &[socket]) {
+            Ok(_) => Named::Place(place),
+            Err(_) => {
+                self.places.push(place);
+                Named::Descriptor(socket)
+            }
+        }
+    }
+
+    /// Takes a socket out again: the table keeps it open otherwise. Nothing of it is under way.
+    pub(super) fn forget(&mut self, named: Named) {
+        if let Named::Place(place) = named
+            && self.ring.submitter().register_files_update(place, &[-1]).is_ok()
+        {
+            self.places.push(place);
+        }
     }
 
     /// # Safety
@@ -67,8 +152,8 @@ impl Ring {
     }
 
     /// Receives into the provided buffers, again and again, until an answer says that no more comes.
-    pub(super) fn receive(&mut self, socket: RawFd, token: u64) -> io::Result<()> {
-        let entry = opcode::RecvMulti::new(Fd(socket), GROUP).build().user_data(token);
+    pub(super) fn receive(&mut self, socket: Named, token: u64) -> io::Result<()> {
+        let entry = on_socket!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build()).user_data(token);
         // SAFETY: it points to nothing of ours: the buffers are registered and live as long as the ring.
         unsafe { self.push(&entry) }
     }
@@ -84,11 +169,22 @@ impl Ring {
     ///
     /// # Safety
     /// `bytes` stay where they are, unchanged, until the answer.
-    pub(super) unsafe fn send(&mut self, socket: RawFd, bytes: &[u8], token: u64) -> io::Result<()> {
+    pub(super) unsafe fn send(&mut self, socket: Named, bytes: &[u8], token: u64) -> io::Result<()> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let send = opcode::Send::new(Fd(socket), bytes.as_ptr(), len).flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL);
+        let send = on_socket!(socket, socket => opcode::Send::new(socket, bytes.as_ptr(), len).flags(SENDING).build());
         // SAFETY: the caller's promise.
-        unsafe { self.push(&send.build().user_data(token)) }
+        unsafe { self.push(&send.user_data(token)) }
+    }
+
+    /// Sends what the message describes.
+    ///
+    /// # Safety
+    /// The message, and the bytes that it describes, stay where they are, unchanged, until the answer.
+    pub(super) unsafe fn send_message(&mut self, socket: Named, message: &Message, token: u64) -> io::Result<()> {
+        let header = &raw const message.header;
+        let send = on_socket!(socket, socket => opcode::SendMsg::new(socket, header).flags(SENDING as u32).build());
+        // SAFETY: the caller's promise.
+        unsafe { self.push(&send.user_data(token)) }
     }
 
     /// Fills `bytes` from a file.
