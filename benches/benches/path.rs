@@ -127,7 +127,7 @@ fn steps(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let (mut out, hot) = (Vec::new(), key(5));
     let object = memory.find(&turn, memory.hash(0, hot.as_bytes()), 0, hot.as_bytes()).unwrap();
-    group.bench_function("note the access", |b| b.iter(|| object.note_read(black_box(1), 7)));
+    group.bench_function("note the access", |b| b.iter(|| object.note_read(black_box(1), || 7)));
     group.bench_function("reply", |b| {
         b.iter(|| {
             out.clear();

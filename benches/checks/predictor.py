@@ -1,20 +1,32 @@
 """The predictor against plain filters and against an oracle, in the engine itself: hit ratio by bytes written to flash."""
 
 import json
+import os
 import pathlib
 import subprocess
 import time
 
-from .kit import BIN, Row, Server, at_least, at_most, build, scratch, shared_trace, trace_tool
+from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch, shared_trace, trace_tool
 
 TRACES = ["orm-busy", "blocks-w106a", "mt-a", "arc-oltp", "arc-p6", "mt-real-a"]
 FILTERS = ["all", "second-hit", "small-fifo", "random:0.1", "random:0.3", "random:0.6"]
 THRESHOLDS = [-9, -2, -1, -0.5, 0.5, 1]
 BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.2x", "0.3x", "0.45x", "0.6x", "none"]
 SPENT_BUDGETS = ["0.1x", "0.2x", "0.3x", "0.5x"]
-SYNTHESISED = [("twitter-52", 52)]
-SYNTHESISED_REQUESTS = 10_000_000
-SYNTHESISED_BUDGETS = ["0.1x", "0.3x", "none"]
+# large enough that a hundredth of a tenth of the working set is 8 MiB: name, requests, tenants
+WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
+SYNTHESISED = [
+    ("meta-l2", 1_500_000, [f"l2,cachebench={WORKLOADS}/kvcache_l2_wc.config.json,objects=150000"]),
+    ("twitter-37", 2_000_000, ["c37,cluster=37,objects=500000"]),
+    ("twitter-13", 4_000_000, ["c13,cluster=13,objects=2000000"]),
+    ("twitter-mix", 4_000_000, ["c37,cluster=37,objects=250000", "c49,cluster=49,objects=500000", "c50,cluster=50,objects=300000", "c53,cluster=53,objects=500000"]),
+]
+SYNTHESISED_RATE = 10_000
+SYNTHESISED_FILTERS = ["all", "second-hit", "small-fifo", "random:0.3"]
+SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "none"]
+# parts that the whole is of the working set, and of DRAM
+SHAPES = [(4, 8), (4, 32), (4, 100), (10, 8), (10, 32), (10, 100)]
+DRAM_MIN_MIB = 8
 WORST_POINTS = -100.0
 SAME_BYTES = 1.05
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "predictor"
@@ -36,13 +48,11 @@ def measure(quick):
             near_all.append(below)
             shares += [] if share is None else [share]
             rows += own
-        for name, cluster in [] if quick else SYNTHESISED:
-            trace = folder / f"{name}.csv.zst"
-            subprocess.run([BIN / "flashare-trace", "synth", trace, "--cluster", str(cluster), "--requests", str(SYNTHESISED_REQUESTS)], check=True)
-            total = trace_tool("stat", trace)["working_set_bytes"] / 10 / 2**20
-            for parts in [32, 100]:
-                dram = round(total / parts)
-                gain, below, share, own = compared(name, trace, max(4, dram), max(24, round(total) - dram), [], SYNTHESISED_BUDGETS, [])
+        for name, requests, tenants in [] if quick else SYNTHESISED:
+            for gain, below, share, own in synthesised(pathlib.Path(folder), name, requests, tenants):
+                gains.append(gain)
+                near_all.append(below)
+                shares += [] if share is None else [share]
                 rows += own
         rows += [] if quick else [trainer(folder)]
     half = (len(gains) + 1) // 2
@@ -50,6 +60,23 @@ def measure(quick):
     rows.append(at_least("traces on which it has more hits than admitting everything", sum(below <= 0 for below in near_all), half, "{}"))
     rows.append(at_least("share of the way from the best filter to the oracle, on the mean", sum(shares) / len(shares), 0.6, "{:.2f}"))
     return rows
+
+
+def synthesised(folder, name, requests, tenants):
+    """What a synthesised trace comes to in each shape that leaves enough DRAM; nothing, if it is of figures that are not here."""
+    if not WORKLOADS.exists() and any("cachebench=" in tenant for tenant in tenants):
+        return
+    trace = folder / f"{name}.csv.zst"
+    command = [BIN / "flashare-trace", "synth", trace, "--requests", requests, "--rate", SYNTHESISED_RATE]
+    command += [word for tenant in tenants for word in ("--tenant", tenant)]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    working_set = trace_tool("stat", trace)["working_set_bytes"] / 2**20
+    for part, parts in SHAPES:
+        dram = round(working_set / part / parts)
+        if dram >= DRAM_MIN_MIB:
+            flash = round(working_set / part) - dram
+            yield compared(name, trace, dram, flash, [], SYNTHESISED_BUDGETS, [], SYNTHESISED_FILTERS, [])
+    trace.unlink()
 
 
 def trainer(folder):
@@ -77,14 +104,14 @@ def one(name, trace, limit):
     return compared(name, trace, max(4, round(total / 8)), max(24, round(total * 7 / 8)), limit, BUDGETS, THRESHOLDS)
 
 
-def compared(name, trace, dram, flash, limit, budgets, thresholds):
+def compared(name, trace, dram, flash, limit, budgets, thresholds, filters=FILTERS, spent=SPENT_BUDGETS):
     """Filters, the predictor and the oracle on a trace: the best of them for each amount written."""
     sizes = ["--dram", f"{dram}MiB", "--flash", f"{flash}MiB"]
-    filters = sweep(trace, sizes, "admission=" + ",".join(FILTERS), limit)
+    filters = sweep(trace, sizes, "admission=" + ",".join(filters), limit)
     own = sweep(trace, sizes, "flash-write-budget=" + ",".join(budgets), limit)
     own += sweep(trace, sizes, "threshold=" + ",".join(map(str, thresholds)), limit) if thresholds else []
     # a budget that is spent whole, whatever the model says of it
-    own += sweep(trace, [*sizes, "--threshold", "-9"], "flash-write-budget=" + ",".join(SPENT_BUDGETS), limit)
+    own += sweep(trace, [*sizes, "--threshold", "-9"], "flash-write-budget=" + ",".join(spent), limit) if spent else []
     oracle = sweep(trace, sizes, "admission=oracle", limit)[0]
     KEPT.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{dram}-{flash}"

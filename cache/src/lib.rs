@@ -51,7 +51,7 @@ use memory::Memory;
 pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::{Activity, Paced};
-pub use step::{Background, SegmentWriter, Trained};
+pub use step::{Background, Helper, SegmentWriter, Trained};
 pub use tenants::{
     ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, Exceeded, IdMap, Limits, Numbering, Point, RANKS, Rank,
     Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms, WriteBudget,
@@ -426,6 +426,7 @@ impl Cache {
             cleaned_segments: self.holders.cleaned_segments(),
             relocated_bytes: self.holders.relocated_bytes(),
             freed_bytes: self.holders.freed_bytes(),
+            helped_passes: self.holders.helped_passes(),
             flash,
         }
     }
@@ -572,6 +573,8 @@ pub struct Figures {
     pub relocated_bytes: u64,
     /// Bytes that it freed.
     pub freed_bytes: u64,
+    /// Passes that other threads made for it.
+    pub helped_passes: u64,
     /// The flash tier, if there is one.
     pub flash: Option<FlashFigures>,
 }

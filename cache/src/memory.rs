@@ -20,6 +20,8 @@ pub(crate) struct Memory {
     cleaned: AtomicU64,
     relocated: AtomicU64,
     freed: AtomicU64,
+    /// Passes of threads that helped.
+    helped: AtomicU64,
 }
 
 impl Memory {
@@ -32,6 +34,7 @@ impl Memory {
             cleaned: AtomicU64::new(0),
             relocated: AtomicU64::new(0),
             freed: AtomicU64::new(0),
+            helped: AtomicU64::new(0),
         }
     }
 
@@ -39,6 +42,14 @@ impl Memory {
         self.cleaned.fetch_add(segments as u64, Ordering::Relaxed);
         self.relocated.fetch_add(relocated as u64, Ordering::Relaxed);
         self.freed.fetch_add(freed as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_helped(&self) {
+        self.helped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn helped_passes(&self) -> u64 {
+        self.helped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn total(&self) -> usize {

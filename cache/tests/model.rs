@@ -204,6 +204,14 @@ fn a_read_is_never_stale_with_many_threads() {
                 rig.cache.step(&mut background, Some(&rig.device));
             }
         });
+        threads.spawn(|| {
+            let mut helper = rig.cache.helper();
+            while !stop.load(Ordering::Relaxed) {
+                if !rig.cache.help(&mut helper) {
+                    std::thread::yield_now();
+                }
+            }
+        });
         let readers: Vec<_> = (0..2)
             .map(|me| {
                 let (rig, finished, stop) = (&rig, &finished, &stop);
@@ -256,4 +264,9 @@ fn a_read_is_never_stale_with_many_threads() {
     });
     let totals = rig.cache.totals_of_all();
     assert!(totals.get(Count::FlashHits) > 100 && totals.get(Count::Demoted) > 1000, "{totals:?}");
+    assert!(
+        rig.cache.figures().helped_passes > 50,
+        "the helper has cleaned, too: {}",
+        rig.cache.figures().helped_passes
+    );
 }

@@ -1,4 +1,4 @@
-//! Threads that serve no client: one takes the cache's steps and hands the time in, one trains.
+//! Threads that serve no client: one takes the cache's steps and hands the time in, some help it to clean when it cannot keep up, one trains.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,6 +15,8 @@ use crate::watch::Topic;
 
 /// Longest sleep of the cleaner: it is woken when it is wanted.
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
+/// Steps in a row after which memory was still short, before others are called to help.
+const BEHIND_STEPS: u32 = 2;
 /// Shortest time between two fillings of what tenants may ask for.
 const METER_LOOK: Duration = Duration::from_millis(10);
 /// The part of a core that the trainer may take for long, and what it may take at first, when there is everything to learn.
@@ -35,6 +37,7 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Background {
     stop: Arc<AtomicBool>,
     cleaner: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
     trainer: JoinHandle<()>,
     /// Makes the journal outlive the machine every so often, if that was asked for.
     syncer: Option<JoinHandle<()>>,
@@ -53,11 +56,17 @@ impl Background {
         let cleaner = std::thread::Builder::new().name("cleaner".to_owned());
         let patient = device.clone().map(PatientDevice::new).transpose()?;
         let writer = device.clone().map(|device| PatientWriter::new(cache, device));
-        let for_cleaner = (for_cleaner, patient, writer);
+        let help = |number| {
+            let (cache, stop) = (Arc::clone(cache), Arc::clone(&stop));
+            std::thread::Builder::new().name(format!("cleaner-{number}")).spawn(move || help(&cache, &stop))
+        };
+        let helpers = (1..server.config.cleaners).map(help).collect::<std::io::Result<Vec<_>>>()?;
+        let called: Vec<Thread> = helpers.iter().map(|helper| helper.thread().clone()).collect();
+        let for_cleaner = (for_cleaner, patient, writer, called);
         let cleaner = cleaner.spawn(move || {
-            let (cache, device, writer) = for_cleaner;
+            let (cache, device, writer, helpers) = for_cleaner;
             let device = device.as_ref().map(|device| device as &dyn Device);
-            clean(&server, &cache, device, writer, &stop_cleaner);
+            clean(&server, &cache, device, writer, &helpers, &stop_cleaner);
         })?;
         if let Some(device) = device {
             let (cache, device, stop) = (Arc::downgrade(cache), Arc::downgrade(&device), Arc::clone(&stop));
@@ -73,7 +82,7 @@ impl Background {
             let (cache, stop) = (Arc::clone(cache), Arc::clone(&stop));
             std::thread::Builder::new().name("syncer".to_owned()).spawn(move || sync(&cache, every, &stop))
         });
-        Ok(Background { stop, cleaner, trainer, syncer: syncer.transpose()? })
+        Ok(Background { stop, cleaner, helpers, trainer, syncer: syncer.transpose()? })
     }
 
     /// Wakes the cleaner.
@@ -83,7 +92,7 @@ impl Background {
 
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.cleaner, self.trainer].into_iter().chain(self.syncer) {
+        for thread in [self.cleaner, self.trainer].into_iter().chain(self.helpers).chain(self.syncer) {
             thread.thread().unpark();
             // a panic there was reported when it happened
             let _ = thread.join();
@@ -108,6 +117,7 @@ fn clean(
     cache: &Cache,
     device: Option<&dyn Device>,
     writer: Option<PatientWriter>,
+    helpers: &[Thread],
     stop: &AtomicBool,
 ) {
     let _on_panic = AbortOnPanic;
@@ -118,6 +128,7 @@ fn clean(
     let mut recovery = Recovery::of(cache);
     let mut journal_works = true;
     let mut metered = Instant::now();
+    let mut behind = 0;
     while !stop.load(Ordering::Relaxed) {
         cache.advance(server.now());
         let passed = metered.elapsed();
@@ -131,6 +142,10 @@ fn clean(
             tell_evicted(&server.watchers, &cache.take_evictions(), cache.now());
         }
         let more = cache.step(&mut background, device);
+        behind = if more && cache.wants_cleaning() { behind + 1 } else { 0 };
+        if behind >= BEHIND_STEPS {
+            helpers.iter().for_each(Thread::unpark);
+        }
         recovery.tell(cache);
         if let Some(device) = device
             && std::mem::replace(&mut journal_works, cache.journal().is_none_or(cache::Journal::works))
@@ -143,6 +158,17 @@ fn clean(
         }
     }
     cache.finish_writing(&mut background);
+}
+
+/// Makes cleaner passes when it is called, as long as memory is short.
+fn help(cache: &Cache, stop: &AtomicBool) {
+    let _on_panic = AbortOnPanic;
+    let mut helper = cache.helper();
+    while !stop.load(Ordering::Relaxed) {
+        if !cache.help(&mut helper) {
+            std::thread::park();
+        }
+    }
 }
 
 /// Says which flash devices fail, looks whether they answer again, and has them used again when they do.

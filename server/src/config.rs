@@ -99,6 +99,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// What moves bytes.
     pub driver: Driver,
+    /// Threads that clean.
+    pub cleaners: usize,
     /// Connections that may wait to be accepted.
     pub backlog: i32,
     /// What is spoken where an address does not say.
@@ -436,6 +438,7 @@ impl Config {
             journal_bytes: flags.flash_journal.as_deref().map(journal_size).transpose()?,
             flash_format: flags.flash_format,
             state_dir: state_dir(flags),
+            cleaners: cleaners(flags)?,
             driver: flags.io.parse().map_err(anyhow::Error::msg).context("--io")?,
             dialect,
             memory_file: flags.memory_file.clone(),
@@ -463,6 +466,22 @@ impl Config {
             cache,
         })
     }
+}
+
+/// Most threads that clean.
+const CLEANERS_MAX: usize = 16;
+/// The same where nothing is said.
+const CLEANERS_USUAL_MAX: usize = 4;
+
+fn cleaners(flags: &Flags) -> Result<usize> {
+    if let Some(stated) = flags.cleaners {
+        if stated == 0 || stated > CLEANERS_MAX {
+            bail!("--cleaners {stated}: take 1 to {CLEANERS_MAX} threads");
+        }
+        return Ok(stated);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok((1 + flags.threads.min(cores) / 2).min(CLEANERS_USUAL_MAX))
 }
 
 fn journal_sync(text: &str) -> Result<SyncPolicy> {

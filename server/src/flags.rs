@@ -190,6 +190,10 @@ pub struct Flags {
     /// Score that a model's verdict must exceed: higher writes less
     #[arg(long, value_name = "SCORE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = OURS)]
     pub threshold: f32,
+    /// Threads that clean memory when one cannot keep up with what is stored, that one counted in [default: 1, and one for each two of the
+    /// workers, as far as there are cores; 4 at most]
+    #[arg(long, value_name = "NUM", help_heading = OURS)]
+    pub cleaners: Option<usize>,
     /// Seconds after which memory that nobody used is idle, and its tenant's reservation is taxed for it (0: no tax)
     #[arg(long, value_name = "SECS", default_value_t = cache::IDLE_SECS, help_heading = OURS)]
     pub idle_tax: u32,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Dialect, ListenAt, Security};
-use crate::driver::{Accepted, Handover, Incoming, UdpListener};
+use crate::driver::{Accepted, Accepts, Driver, Handover, Incoming, UdpListener};
 use crate::session::Arrival;
 use crate::shared::{Peer, Server};
 
@@ -91,11 +91,15 @@ impl Listening {
         }
     }
 
-    fn id(&self) -> u64 {
+    fn descriptor(&self) -> RawFd {
         match self {
-            Listening::Tcp(listener, _) => listener.as_raw_fd() as u64,
-            Listening::Unix(listener, _) => listener.as_raw_fd() as u64,
+            Listening::Tcp(listener, _) => listener.as_raw_fd(),
+            Listening::Unix(listener, _) => listener.as_raw_fd(),
         }
+    }
+
+    fn id(&self) -> u64 {
+        self.descriptor() as u64
     }
 
     fn address(&self) -> String {
@@ -105,15 +109,22 @@ impl Listening {
         }
     }
 
-    /// Accepts one connection; also says where it comes from.
-    fn accept(&self) -> io::Result<(Accepted, String)> {
+    /// Accepts one connection, by a ring if there is one; also says where it comes from.
+    fn accept(&self, ring: Option<&mut Accepts>) -> io::Result<(Accepted, String)> {
         match self {
             Listening::Tcp(listener, _) => {
-                let (stream, from) = listener.accept()?;
-                Ok((Accepted::Tcp(stream), format!("tcp:{from}")))
+                let stream = match ring {
+                    Some(ring) => TcpStream::from(ring.next()?),
+                    None => listener.accept()?.0,
+                };
+                let from = format!("tcp:{}", stream.peer_addr()?);
+                Ok((Accepted::Tcp(stream), from))
             }
             Listening::Unix(listener, path) => {
-                let (stream, _) = listener.accept()?;
+                let stream = match ring {
+                    Some(ring) => UnixStream::from(ring.next()?),
+                    None => listener.accept()?.0,
+                };
                 Ok((Accepted::Unix(stream), format!("unix:{}", path.display())))
             }
         }
@@ -164,14 +175,19 @@ impl Acceptor {
     }
 
     pub(crate) fn run(&self) {
+        let by_ring = self.server.driver == Driver::Uring.name();
+        let mut ring = by_ring.then(|| Accepts::on(self.listening.descriptor()).ok()).flatten();
         while !self.stopping.load(Ordering::SeqCst) {
             if !self.server.config.options.maxconns_fast && self.is_full() {
                 self.server.listen_disabled.fetch_add(1, Ordering::Relaxed);
+                if ring.as_mut().is_some_and(|ring| ring.pause().is_err()) {
+                    ring = None;
+                }
                 while self.is_full() && !self.stopping.load(Ordering::SeqCst) {
                     std::thread::sleep(WAIT);
                 }
             }
-            let accepted = self.listening.accept();
+            let accepted = self.listening.accept(ring.as_mut());
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }

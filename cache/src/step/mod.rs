@@ -36,6 +36,10 @@ pub struct Background {
     accounts: budget::Accounts,
 }
 
+/// Another thread's part in cleaning, where one cannot keep up. It makes passes and nothing else: flash is written and recycled by the
+/// background thread alone.
+pub struct Helper(Background);
+
 /// Writes segments beside the background's other steps. Without one they are written within a step.
 pub trait SegmentWriter: Send {
     /// Begins to write a segment. It is called only when it is known how the last one went.
@@ -64,6 +68,23 @@ impl Cache {
             arbitrated: 0,
             accounts: budget::Accounts::default(),
         }
+    }
+
+    /// A place for one more thread that helps to clean.
+    pub fn helper(&self) -> Helper {
+        Helper(self.background())
+    }
+
+    /// Makes one cleaner pass beside [`Cache::step`], if segments are still few. Returns whether there is more to do at once: not while the
+    /// background thread has to write a flash segment first, since what should go there would find no place.
+    pub fn help(&self, helper: &mut Helper) -> bool {
+        let waits = self.flash.as_ref().is_some_and(flash_store::FlashStore::wants_to_seal);
+        if waits || !self.is_short() {
+            return false;
+        }
+        self.clean_pass(&mut helper.0, None);
+        self.holders.note_helped();
+        self.is_short()
     }
 
     /// Whether [`Cache::step`] should be called at once: free segments are few, or the index is nearly full.

@@ -24,6 +24,7 @@ use crate::shared::Server;
 
 pub(crate) use flash_reads::FlashReads;
 pub(crate) use udp::UdpListener;
+pub(crate) use uring::Accepts;
 pub(crate) use wire::Accepted;
 
 /// The drivers, by the names that --io and stats know.

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code, reason = "memory is lent to the kernel")]
 
+mod accepts;
 mod buffers;
 mod ring;
 mod table;
@@ -31,6 +32,7 @@ use crate::background::AbortOnPanic;
 use crate::output::SLICES_MAX;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
+pub(crate) use accepts::Accepts;
 use ring::{Answer, Message, Named, Ring, Wait};
 use table::Table;
 use tls::Tls;
