@@ -84,6 +84,7 @@ def measure(quick):
             runs = interleaved(who, arguments, rounds, seconds, unchecked=("null",))
             rows += cpu_rows(name, runs, of_memcached, of_null)
         rows += equal_load(servers, rounds, seconds)
+    rows += large_values(rounds, seconds)
     rows += unix_socket(rounds, seconds)
     rows += stores(rounds, seconds)
     rows += cleaning_tail(rounds, seconds)
@@ -111,6 +112,18 @@ def equal_load(servers, rounds, seconds):
     runs = interleaved(both, ["--mode", "get", "--connections", 50, "--rate", int(most * 0.6)], rounds, seconds)
     name = f"p99 at {most * 0.6:,.0f} GET/s, {middle(runs, 'flashare', 'p99_us'):.0f} us, of memcached's {middle(runs, 'memcached', 'p99_us'):.0f}"
     return [at_most(name, ratio(runs, "flashare", "memcached", "p99_us"), 1.0)]
+
+
+def large_values(rounds, seconds):
+    """GETs of values that are sent without a copy."""
+    size = ["--keys", 4_000, "--value-bytes", 64 << 10]
+    with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours:
+        servers = {"memcached": theirs, "flashare": ours}
+        for server in servers.values():
+            fill(server, *size)
+        runs = interleaved(servers, ["--mode", "get", "--connections", 50, *size], rounds, seconds)
+    name = f"GET of 64 KiB, 50 connections: CPU {middle(runs, 'flashare'):.1f} us, of memcached's {middle(runs, 'memcached'):.1f}"
+    return [Row(name, f"{ratio(runs, 'flashare', 'memcached'):.3g}", "stated", True)]
 
 
 def unix_socket(rounds, seconds):

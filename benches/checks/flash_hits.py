@@ -14,6 +14,13 @@ from .kit import BIN, Row, Server, at_least, at_most, scratch
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup/memory")
 VALUE = 2000
+# what is asked at a time, and fio's depth beside it. A pipeline is kept full: a batch that is answered whole before the next one leaves a disk
+# idle at its end, whoever serves it.
+LOADS = [
+    ("50 connections", ["--connections", 50], 32),
+    ("200 connections", ["--connections", 200], 128),
+    ("4 connections, pipeline 32", ["--connections", 4, "--pipeline", 32, "--window"], 128),
+]
 
 
 def measure(quick):
@@ -41,13 +48,13 @@ def measure(quick):
                 # slowly: extstore drops what comes faster than it writes
                 fill(servers[name], "--keys", keys, "--value-bytes", VALUE, "--rate", 25_000)
             reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]
-            for label, arguments, depth in (("50 connections", ["--connections", 50], 32), ("4 connections, pipeline 32", ["--connections", 4, "--pipeline", 32], 128)):
+            for label, arguments, depth in LOADS:
                 runs = {name: [] for name in servers}
                 disk = []
                 for number in range(rounds):
                     for name, server in servers.items():
                         runs[name].append(load(server, *reading, *arguments, "--seed", number + 1, seconds=seconds))
-                    disk.append(fio(folder, depth, seconds))
+                    disk.append(fio(folder, keys * VALUE, depth, seconds))
                 hits = {name: statistics.median((run["requests"] - run["misses"]) / run["seconds"] for run in ran) for name, ran in runs.items()}
                 cpu = {name: statistics.median(run["cpu_us_a_request"] for run in ran) for name, ran in runs.items()}
                 rows.append(Row(f"flash, {label}: misses of requests, ours and extstore's", " ".join(f"{ran[-1]['misses'] / ran[-1]['requests']:.1%}" for ran in runs.values()), "stated", True))
@@ -66,11 +73,12 @@ def measure(quick):
     return rows
 
 
-def fio(folder, depth, seconds):
-    """Random reads of 4 KiB a second at this depth, direct; 0 without fio."""
+def fio(folder, filled, depth, seconds):
+    """Random reads of 4 KiB a second at this depth, direct, in what was written of the flash file (a read of what was not asks no disk); 0
+    without fio."""
     if shutil.which("fio") is None:
         return 0
-    command = ["taskset", "-c", "0", "fio", "--name=reads", f"--filename={folder}/ours.flash", "--rw=randread", "--bs=4k", "--direct=1", "--ioengine=io_uring"]
+    command = ["taskset", "-c", "0", "fio", "--name=reads", f"--filename={folder}/ours.flash", "--rw=randread", "--bs=4k", "--direct=1", "--ioengine=io_uring", f"--size={filled * 9 // 10}"]
     command += [f"--iodepth={depth}", f"--runtime={seconds}", "--time_based", "--readonly", "--output-format=json"]
     ran = subprocess.run(command, capture_output=True, text=True)
     return json.loads(ran.stdout[ran.stdout.index("{"):])["jobs"][0]["read"]["iops"] if ran.returncode == 0 else 0

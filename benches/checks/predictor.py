@@ -25,7 +25,7 @@ SYNTHESISED_RATE = 10_000
 SYNTHESISED_FILTERS = ["all", "second-hit", "small-fifo", "random:0.3"]
 SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "none"]
 # parts that the whole is of the working set, and of DRAM
-SHAPES = [(4, 8), (4, 32), (4, 100), (10, 8), (10, 32), (10, 100)]
+SHAPES = [(4, 8), (10, 32), (10, 100)]
 DRAM_MIN_MIB = 8
 WORST_POINTS = -100.0
 SAME_BYTES = 1.05

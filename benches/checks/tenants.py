@@ -124,7 +124,10 @@ def cleaner(folder, limit):
     with Server([BIN / "flashare", "-p", "{port}", "-m", 64, "-t", 2, "--no-flash", "--config", config]) as server:
         trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", 1_000_000, *limit)
         cost = float(stats(server.port, "cleaner")["relocated_for_each_freed"])
-    return [at_most("mt-a, 64 MiB: bytes relocated for each byte freed", cost, 4, "{:.2f}")]
+    rows = [at_most("mt-a, 64 MiB: bytes relocated for each byte freed", cost, 4, "{:.2f}")]
+    ours, exact = (simulate(trace, 64, *more, *limit)["hit_ratio"] * 100 for more in ([], ["--exact-order"]))
+    what = f"mt-a, 64 MiB: hit ratio {ours:.2f} % below that of passes over everything, {exact:.2f} %"
+    return [*rows, at_most(what, exact - ours, 0.3, "{:.2f}", " points")]
 
 
 def stats(port, what):

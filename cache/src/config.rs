@@ -60,6 +60,8 @@ pub struct CacheSettings {
     pub flashy_above_reads: u32,
     /// Whether objects are evicted when memory runs out (`-M` turns it off).
     pub evict: bool,
+    /// A cleaner pass ranks all objects, not those of a few segments: slow, and what the usual passes are measured against.
+    pub exact_order: bool,
     /// Memory that was not used for so many seconds is idle, and its tenant's reservation is taxed for it; 0 for no tax.
     pub idle_secs: u32,
     /// Seeds hashes and dice.
@@ -90,6 +92,7 @@ impl CacheSettings {
             threshold: 0.0,
             flashy_above_reads: 0,
             evict: true,
+            exact_order: false,
             idle_secs: IDLE_SECS,
             seed: 0x5eed,
         }

@@ -48,7 +48,7 @@ impl Cache {
         }
         let mut census = self.take_census(background, &chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
-        let freed = chosen.len().div_ceil(4);
+        let freed = chosen.len().min(CANDIDATES_MAX).div_ceil(4);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
         if census.live_bytes > places {
             self.hold_contest(background, device, &mut census.entries, places);
@@ -64,6 +64,9 @@ impl Cache {
 
     fn choose_candidates(&self, background: &mut Background) -> Vec<SegmentId> {
         let mut candidates = self.memory.candidates();
+        if self.settings.exact_order {
+            return candidates.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect();
+        }
         let wanted = (candidates.len() / 4).clamp(4, CANDIDATES_MAX).min(candidates.len());
         let shrinking = self.lowest_need();
         let score = |candidate: &Candidate| {

@@ -69,6 +69,9 @@ pub struct Simulate {
     /// --config says, else score]
     #[arg(long, value_name = "RANK")]
     pub rank: Option<String>,
+    /// Rank all objects in every cleaner pass, not those of a few segments: slow, and what the choice of segments costs in hits
+    #[arg(long)]
+    pub exact_order: bool,
     /// Size of a flash segment
     #[arg(long, value_name = "SIZE")]
     pub flash_segment: Option<String>,
@@ -156,6 +159,7 @@ impl Simulate {
         }
         settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         settings.threshold = self.threshold;
+        settings.exact_order = self.exact_order;
         settings.seed = self.seed;
         if flash > 0 {
             let mut flash = server::flash_settings(flash, memory, self.flash_object_size);
