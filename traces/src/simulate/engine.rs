@@ -39,8 +39,18 @@ pub(super) struct Simulation<'c> {
     filler: Vec<u8>,
     /// Requests between a miss and the store that fills it.
     in_flight: u64,
-    /// Fills that are under way, with the request behind which they arrive.
-    fills: VecDeque<(u64, u16, Vec<u8>, Event)>,
+    /// Fills that are under way, in the order in which they arrive.
+    fills: VecDeque<Fill>,
+}
+
+/// A missed value on its way.
+struct Fill {
+    /// The request behind which it arrives.
+    due: u64,
+    id: KeyId,
+    tenant: u16,
+    key: Vec<u8>,
+    event: Event,
 }
 
 /// What a get came to.
@@ -82,6 +92,12 @@ impl<'c> Simulation<'c> {
         wire_key(tenant_name, event, &mut key);
         let tenant = self.cache.tenant_of(&key);
         let id = key_id(&key);
+        // as in a replay, a key's next request waits until its miss is filled
+        if let Some(at) = self.fills.iter().position(|fill| fill.id == id)
+            && let Some(fill) = self.fills.remove(at)
+        {
+            self.fill(&fill)?;
+        }
         match event.op.kind() {
             Kind::Get => match self.get(tenant, &key, id) {
                 Got::Hit(Verdict::Right) => {}
@@ -89,7 +105,8 @@ impl<'c> Simulation<'c> {
                 Got::Hit(Verdict::Wrong) => self.wrong += 1,
                 Got::Miss if self.in_flight == 0 => self.store(tenant, &key, id, event)?,
                 Got::Miss => {
-                    self.fills.push_back((self.requests + self.in_flight, tenant, key.clone(), event.clone()));
+                    let (due, key, event) = (self.requests + self.in_flight, key.clone(), event.clone());
+                    self.fills.push_back(Fill { due, id, tenant, key, event });
                 }
             },
             Kind::Set => self.store(tenant, &key, id, event)?,
@@ -101,11 +118,11 @@ impl<'c> Simulation<'c> {
             }
         }
         self.key = key;
-        while let Some((due, ..)) = self.fills.front()
-            && *due <= self.requests
+        let requests = self.requests;
+        while self.fills.front().is_some_and(|fill| fill.due <= requests)
+            && let Some(fill) = self.fills.pop_front()
         {
-            let (_, tenant, key, event) = self.fills.pop_front().expect("it was just there");
-            self.store(tenant, &key, key_id(&key), &event)?;
+            self.fill(&fill)?;
         }
         self.requests += 1;
         self.requests_of[usize::from(tenant)] += 1;
@@ -116,6 +133,10 @@ impl<'c> Simulation<'c> {
             self.cache.train_step();
         }
         Ok(())
+    }
+
+    fn fill(&mut self, fill: &Fill) -> Result<()> {
+        self.store(fill.tenant, &fill.key, fill.id, &fill.event)
     }
 
     fn is_verified(&self, id: KeyId) -> bool {

@@ -295,3 +295,38 @@ impl Simulate {
         all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        simulate: Simulate,
+    }
+
+    /// In a replay a key's next request waits for its miss to be filled, so two reads in a row are a miss and a hit however many requests
+    /// are under way; a scan that comes back sooner than a fill finds it filled as well.
+    #[test]
+    fn a_key_is_not_asked_for_again_before_its_miss_is_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("pairs.csv");
+        let mut lines = String::new();
+        for n in 0..400 {
+            writeln!(lines, "{n},key{},6,100,a,get,0", n / 2).unwrap();
+        }
+        std::fs::write(&trace, lines).unwrap();
+        for in_flight in ["0", "1", "32"] {
+            let words = ["simulate", trace.to_str().unwrap(), "--dram", "8MiB", "--in-flight", in_flight];
+            let simulate = Command::parse_from(words).simulate;
+            let (report, failed) = simulate.simulate(&["a".to_owned()]).unwrap();
+            assert!(failed.is_none() && report.wrong_values == 0);
+            assert_eq!((report.total.gets, report.total.hits), (400, 200), "{in_flight} under way");
+        }
+    }
+}
