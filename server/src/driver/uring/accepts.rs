@@ -111,7 +111,7 @@ mod tests {
         // where the kernel forbids rings the server takes the other driver
         let Ok(mut accepts) = Accepts::on(listener.as_raw_fd()) else { return };
         let port_of = |stream: &TcpStream| stream.local_addr().unwrap().port();
-        let mut ports = |count: usize, accepts: &mut Accepts| -> Vec<u16> {
+        let ports = |count: usize, accepts: &mut Accepts| -> Vec<u16> {
             (0..count).map(|_| TcpStream::from(accepts.next().unwrap()).peer_addr().unwrap().port()).collect()
         };
         let first: Vec<_> = (0..20).map(|_| TcpStream::connect(at).unwrap()).collect();
