@@ -17,6 +17,7 @@ missing=()
 command -v memccp > /dev/null || missing+=(libmemcached-tools)
 command -v nutcracker > /dev/null || [ -x /usr/sbin/nutcracker ] || missing+=(nutcracker)
 command -v npm > /dev/null || missing+=(npm)
+perl -MURI::Escape -e 1 2> /dev/null || missing+=(liburi-perl) # memcached-tool needs it
 if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi

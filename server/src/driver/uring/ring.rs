@@ -113,8 +113,11 @@ impl Ring {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring lacks an operation"));
         }
         let buffers = Buffers::register(&ring.submitter())?;
-        // a table that is refused (its size counts as open files) is done without
-        let files = if ring.submitter().register_files_sparse(FILES).is_ok() { FILES } else { 0 };
+        // a table may not be larger than the limit of open files; without one descriptors do
+        let mut files = FILES;
+        while files > 0 && ring.submitter().register_files_sparse(files).is_err() {
+            files /= 2;
+        }
         Ok(Ring { ring, buffers, places: (0..files).rev().collect() })
     }
 
