@@ -509,7 +509,7 @@ impl Cache {
             age: clock::ticks_since(tick, object.birth()),
             idle: clock::ticks_since(tick, access.last),
             bytes: (object.key().len() + object.value_bytes()) as u32,
-            history: u32::from(object.history()),
+            history: predictor::accesses_at(object.history()),
             ttl_left: (object.expiry() != 0).then(|| object.expiry().saturating_sub(self.clock.secs())),
         }
     }

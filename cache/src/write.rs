@@ -436,7 +436,7 @@ impl Turn<'_> {
             return Ok(());
         };
         if cache.is_dead(read.tenant, &read.key, record.head.version, record.head.expiry).is_none() {
-            let mut object = cache.object_of(&record);
+            let mut object = cache.object_of(read.hash, &record);
             // it comes because a client asks for it, who may also ask when it was used last
             object.access.last = cache.clock.tick_at(record.head.accessed);
             object.access.reads = record.head.reads.min(1);
@@ -557,7 +557,7 @@ impl Cache {
             unique: writing.unique,
             birth: tick,
             access: Access { last: tick, updates, stale: writing.stale, won: writing.won, ..Access::default() },
-            history: old.map_or_else(|| self.history_of(hash), |old| old.history()),
+            history: old.map_or_else(|| self.history_of(hash), |old| self.history_after(hash, &old)),
             rescued: false,
         };
         let at = self.append(hands, hash, &object)?;
@@ -686,19 +686,34 @@ impl Cache {
         }
     }
 
-    /// What is remembered of a key that is stored anew: how often it has left.
+    /// What is remembered of a key that is stored anew.
     fn history_of(&self, hash: u64) -> u8 {
-        self.history.times(hash)
+        self.history.level(hash)
     }
 
-    /// Remembers a key whose object leaves the cache.
-    pub(crate) fn remember(&self, hash: u64, before: u8) {
-        self.history.left(hash, before, log_memory::mix(hash ^ u64::from(self.clock.tick())));
+    /// Remembers a key whose object leaves the cache: it came with the level `before`, and its reads are told by `reads` (as an object counts
+    /// them).
+    pub(crate) fn remember(&self, hash: u64, before: u8, reads: u8) {
+        self.history.left(hash, before, log_memory::reads_estimate(reads) + 1, self.dice_of(hash));
+    }
+
+    /// The same of a key whose value is replaced: its reads are not forgotten.
+    fn history_after(&self, hash: u64, old: &Object<'_>) -> u8 {
+        match log_memory::reads_estimate(old.access().reads) {
+            0 => old.history(),
+            reads => predictor::level_after(old.history(), reads, self.dice_of(hash)),
+        }
+    }
+
+    /// Bits that are uniform over keys and ticks.
+    fn dice_of(&self, hash: u64) -> u64 {
+        log_memory::mix(hash ^ u64::from(self.clock.tick()))
     }
 
     /// The DRAM object that a flash record becomes: a new arrival that has proved itself once.
-    pub(crate) fn object_of<'r>(&self, record: &'r flash_store::Record<'r>) -> NewObject<'r> {
+    pub(crate) fn object_of<'r>(&self, hash: u64, record: &'r flash_store::Record<'r>) -> NewObject<'r> {
         let tick = self.clock.tick();
+        let accesses = log_memory::reads_estimate(record.head.reads) + 1;
         NewObject {
             tenant: record.head.tenant,
             key: record.head.key,
@@ -709,7 +724,7 @@ impl Cache {
             unique: None,
             birth: tick,
             access: Access { last: tick, updates: record.head.updates, won: record.head.won, ..Access::default() },
-            history: record.head.history,
+            history: predictor::level_after(record.head.history, accesses, self.dice_of(hash)),
             rescued: true,
         }
     }

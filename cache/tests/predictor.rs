@@ -39,7 +39,7 @@ fn mixed(rig: &Rig, tenant: u16, requests: u64) {
     for n in 0..requests {
         rig.cache.advance(1_001 + (n / 500) as u32);
         let (key, bytes) =
-            if n % 2 == 0 { (format!("{name}:{}", dice.roll(20_000)), 200) } else { (format!("{name}:once{n}"), 900) };
+            if n % 2 == 0 { (format!("{name}:{}", dice.roll(40_000)), 200) } else { (format!("{name}:once{n}"), 900) };
         ask(rig, &mut worker, &mut background, tenant, &key, bytes);
         if n % 500 == 0 {
             rig.step(&mut background);

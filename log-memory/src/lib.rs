@@ -47,6 +47,9 @@ pub use segment::{SegmentId, State};
 /// Free segments that writers leave to the cleaner, which needs them to make more.
 pub const SEGMENTS_SPARE: usize = 2;
 
+/// Segments that memory is cut into at least, as long as they are of 32 KiB or more.
+const SEGMENTS_LEAST: usize = 256;
+
 /// Cache lines of an object that are fetched ahead: header, key and a small value.
 const LINES_AHEAD: usize = 3;
 
@@ -64,10 +67,10 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The shape for so much memory: 1 MiB segments, smaller where that would make fewer than 64, and an index that fits
-    /// objects of 512 bytes.
+    /// The shape for so much memory: 1 MiB segments, smaller where that would make fewer than 256 (those that are kept free, and those
+    /// that are being filled, hold nothing that can be hit), and an index that fits objects of 512 bytes.
     pub fn for_memory(bytes: usize) -> Shape {
-        let segment_bytes = (bytes / 64).next_power_of_two().clamp(32 << 10, 1 << 20);
+        let segment_bytes = (bytes / SEGMENTS_LEAST).next_power_of_two().clamp(32 << 10, 1 << 20);
         Shape {
             region_bytes: (bytes / segment_bytes).max(8) * segment_bytes,
             mapped_bytes: (bytes / segment_bytes).max(8) * segment_bytes,

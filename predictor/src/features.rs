@@ -23,7 +23,7 @@ pub struct Observation {
     pub idle: u32,
     /// Bytes of key and value.
     pub bytes: u32,
-    /// What is remembered from before this stay in DRAM, 0 (nothing) to 7.
+    /// Accesses before this stay in DRAM, as far as they are remembered, and faded.
     pub history: u32,
     /// Seconds until it expires; None if it never does.
     pub ttl_left: Option<u32>,

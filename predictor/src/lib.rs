@@ -22,7 +22,7 @@ mod train;
 pub use admission::{Admission, Candidate, Plain};
 pub use budget::Budget;
 pub use features::{FEATURE_NAMES, FEATURES, Features, Observation};
-pub use history::{COUNT_MAX, History};
+pub use history::{History, LEVEL_MAX, accesses_at, level_after};
 pub use model::Model;
 pub use quality::{BANDS, Quality, roc_area};
 pub use sample::{Sampler, WATCHED_BYTES};

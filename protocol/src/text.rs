@@ -1,5 +1,7 @@
 //! The classic text dialect: lines in, lines out, to the letter of memcached's doc/protocol.txt and proto_text.c (1.6.45).
 
+use std::io::Write as _;
+
 use crate::MetaVerb;
 use crate::command::{KEY_BYTES_MAX, Keys, Reply, Request, Store, StoreVerb, VALUE_BYTES_STATED_MAX, word_end};
 
@@ -282,8 +284,8 @@ pub fn number_line(out: &mut Vec<u8>, number: u64) {
 }
 
 /// Spells a line of stats.
-pub fn stat(out: &mut Vec<u8>, key: &str, value: impl std::fmt::Display) {
-    line(out, &format!("STAT {key} {value}"));
+pub fn stat(out: &mut Vec<u8>, key: impl std::fmt::Display, value: impl std::fmt::Display) {
+    let _ = write!(out, "STAT {key} {value}\r\n"); // a vector takes all that it is given
 }
 
 #[cfg(test)]

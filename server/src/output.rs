@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn lent_values_leave_between_what_is_spelled() {
-        let cache = cache::Cache::new(cache::CacheSettings::for_memory(4 << 20)).unwrap();
+        let cache = cache::Cache::new(cache::CacheSettings::for_memory(32 << 20)).unwrap();
         let mut worker = cache.worker();
         let mut turn = cache.turn(&mut worker);
         let value = vec![b'v'; 100_000]; // in several pieces

@@ -309,7 +309,7 @@ fn items(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     if figures.objects == 0 {
         return;
     }
-    let mut row = |key: &str, value: u64| stat(out, &format!("items:1:{key}"), value);
+    let mut row = |key: &str, value: u64| stat(out, format_args!("items:1:{key}"), value);
     row("number", figures.objects as u64);
     row("number_hot", 0);
     row("number_warm", 0);
@@ -346,7 +346,7 @@ fn slabs(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let figures = cache.figures();
     let used = figures.segments - figures.segments_free.min(figures.segments);
     if figures.objects > 0 {
-        let mut row = |key: &str, value: u64| stat(out, &format!("1:{key}"), value);
+        let mut row = |key: &str, value: u64| stat(out, format_args!("1:{key}"), value);
         row("chunk_size", figures.bytes.div_ceil(figures.objects as u64) / 8 * 8 + 8);
         row("chunks_per_page", (figures.objects / used.max(1)) as u64);
         row("total_pages", used as u64);
@@ -370,7 +370,7 @@ fn slabs(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
 
 fn sizes(cache: &Cache, out: &mut Vec<u8>) {
     for (bytes, count) in cache.size_histogram() {
-        stat(out, &bytes.to_string(), count);
+        stat(out, bytes, count);
     }
 }
 
@@ -379,14 +379,14 @@ fn conns(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     for peer in server.peers.lock().values() {
         let id = peer.id;
         if peer.address.starts_with("udp:") {
-            stat(out, &format!("{id}:UDP"), "UDP");
+            stat(out, format_args!("{id}:UDP"), "UDP");
         }
-        stat(out, &format!("{id}:addr"), &peer.address);
+        stat(out, format_args!("{id}:addr"), &peer.address);
         if let Some(listener) = &peer.listener {
-            stat(out, &format!("{id}:listen_addr"), listener);
+            stat(out, format_args!("{id}:listen_addr"), listener);
         }
-        stat(out, &format!("{id}:state"), peer.doing());
-        stat(out, &format!("{id}:secs_since_last_cmd"), now.saturating_sub(peer.last_command()));
+        stat(out, format_args!("{id}:state"), peer.doing());
+        stat(out, format_args!("{id}:secs_since_last_cmd"), now.saturating_sub(peer.last_command()));
     }
 }
 
@@ -453,7 +453,7 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         let balance = tenant.account.balance();
         let (model, samples, trained) = cache.model(tenant.id);
         let name = &tenant.name;
-        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, &format!("{name}:{key}"), value);
+        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, format_args!("{name}:{key}"), value);
         row("rank", &tenant.rank().name());
         row("bytes", &balance.in_use);
         row("reserved", &balance.reserved);
@@ -575,7 +575,7 @@ fn predictor(cache: &Cache, out: &mut Vec<u8>) {
     write_budget(cache, None, &mut |key, value| stat(out, key, value));
     for tenant in cache.registry().tenants() {
         let name = &tenant.name;
-        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, &format!("{name}:{key}"), value);
+        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, format_args!("{name}:{key}"), value);
         let (model, samples, trained) = cache.model(tenant.id);
         row("model_samples", &samples);
         row("model_trained", &trained);

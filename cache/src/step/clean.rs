@@ -13,10 +13,13 @@ use super::fate::{Entry, Loser};
 use crate::Cache;
 
 /// Most segments that one pass takes: what bounds its time and the memory of its lists.
-const CANDIDATES_MAX: usize = 16;
+const CANDIDATES_MAX: usize = 20;
+/// Of so many segments that a pass takes, one comes free: the fewer, the closer the losers are to being the worst of all objects, and the
+/// more is moved for each byte that is freed.
+const TAKEN_FOR_EACH_FREED: usize = 5;
 /// What a dead byte counts against one of the tenant that should shrink. Freeing it costs no object; and where one tenant has everything,
 /// its bytes say nothing, and dead ones are what tells segments apart.
-const DEAD_WEIGHT: usize = 3;
+const DEAD_WEIGHT: usize = 10;
 /// Share of a survivor segment that is given away, in percent: the rest is the unused ends.
 const FILL_PERCENT: usize = 98;
 /// Times that relocation waits for a grace period before it gives an object up.
@@ -48,7 +51,7 @@ impl Cache {
         }
         let mut census = self.take_census(background, &chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
-        let freed = chosen.len().min(CANDIDATES_MAX).div_ceil(4);
+        let freed = chosen.len().min(CANDIDATES_MAX).div_ceil(TAKEN_FOR_EACH_FREED);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
         if census.live_bytes > places {
             self.hold_contest(background, device, &mut census.entries, places);
@@ -67,7 +70,7 @@ impl Cache {
         if self.settings.exact_order {
             return candidates.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect();
         }
-        let wanted = (candidates.len() / 4).clamp(4, CANDIDATES_MAX).min(candidates.len());
+        let wanted = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, CANDIDATES_MAX).min(candidates.len());
         let shrinking = self.lowest_need();
         let score = |candidate: &Candidate| {
             let dead = candidate.written - candidate.live;

@@ -77,7 +77,7 @@ impl Cache {
         if loser == Loser::Dropped {
             hands.count_eviction(tenant, object.access().reads > 0);
             self.registry.tenant(tenant).shadow.lost(hash, object.charged_bytes() as u64);
-            self.remember(hash, object.history());
+            self.remember(hash, object.history(), object.access().reads);
             self.note_eviction(|| crate::Eviction {
                 key: object.key().into(),
                 was_read: object.access().reads > 0,

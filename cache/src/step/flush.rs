@@ -110,7 +110,7 @@ impl Cache {
         }
         if self.deserves_rescue(record, clock)
             && self.memory.segments_free() > 1
-            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(record))
+            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record))
         {
             self.publish(&guard, &lock, at, None);
             flash.hide_place(place);
@@ -120,7 +120,7 @@ impl Cache {
         flash.hide_place(place);
         worker.hands.count_eviction(tenant, record.head.reads > 0);
         self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
-        self.remember(hash, record.head.history);
+        self.remember(hash, record.head.history, record.head.reads);
         self.note_eviction(|| crate::Eviction {
             key: record.head.key.into(),
             was_read: record.head.reads > 0,

@@ -17,7 +17,7 @@ pub struct Standing {
     pub reads: u32,
     /// Bytes that it takes.
     pub bytes: u32,
-    /// Times that its key has left the cache before, as far as that is remembered.
+    /// Accesses to its key before it arrived, as far as they are remembered.
     pub history: u32,
     /// What the tenant's model says of it, if there is one: above 0 it will be read.
     pub score: Option<f32>,
@@ -36,7 +36,7 @@ pub enum Rank {
     S3Fifo,
     /// Hyperbolic caching: reads for each tick since it arrived, and for each byte.
     Hyperbolic,
-    /// Expected hits for each byte and tick: reads, squared, by recency and size.
+    /// Expected hits for each byte and tick: accesses, those of earlier stays counted in, by recency and size.
     Density,
     /// What the predictor expects to be read, by recency and size; density where there is no model.
     #[default]
@@ -58,6 +58,8 @@ pub const RANKS: [(&str, Rank); 7] = [
 const PROBATION: f32 = 4.0;
 /// The same for S3-FIFO, whose small queue has a tenth of the space.
 const SMALL_QUEUE: f32 = 10.0;
+/// Ticks without an access that say little yet: in 256 there are as many accesses as objects in DRAM.
+const QUIET_TICKS: f32 = 256.0;
 /// Reads that S3-FIFO counts at most.
 const S3_READS_MAX: f32 = 3.0;
 
@@ -81,7 +83,7 @@ impl Rank {
             Rank::Hyperbolic => (reads + 1.0) / (age * bytes),
             Rank::Density => density(standing, bytes),
             Rank::Score => match standing.score {
-                Some(score) => score.clamp(-8.0, 8.0).exp2() / (idle * bytes),
+                Some(score) => score.clamp(-8.0, 8.0).exp2() / ((standing.idle as f32 + QUIET_TICKS) * bytes),
                 None => density(standing, bytes),
             },
         };
@@ -101,7 +103,7 @@ impl Rank {
 
 fn density(standing: &Standing, bytes: f32) -> f32 {
     let times = 1.0 + standing.reads as f32 + standing.history as f32;
-    times * times / ((standing.idle as f32 + 1.0) * bytes)
+    times / ((standing.idle as f32 + QUIET_TICKS) * bytes)
 }
 
 impl FromStr for Rank {
