@@ -231,6 +231,7 @@ impl Cache {
             memories,
             settings.numbering.as_ref(),
         )?;
+        registry.appoint(settings.arbiter);
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
         let history = History::new(settings.memory_bytes / HISTORY_PART);
         let part = (settings.memory_bytes / WATCHED_PART).min(WATCHED_BYTES_MAX * tenants.div_ceil(100)) / tenants;

@@ -341,7 +341,7 @@ impl Cache {
         self.learn_of_read(tenant, hash, || None);
         if self.registry.tenant(tenant).shadow.take(hash) {
             hands.count(tenant, Count::ShadowHits);
-            if self.settings.arbiter == Arbiter::Shadow {
+            if self.registry.arbiter() == Arbiter::Shadow {
                 self.registry.shadow_hit(tenant, hands.roll());
             }
         }

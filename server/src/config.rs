@@ -145,6 +145,8 @@ pub struct Config {
     pub verbosity: u8,
     /// The file that names the tenants.
     pub tenants_file: Option<PathBuf>,
+    /// Whether the arbiter was named as a flag, so that the file has no say in it.
+    pub is_arbiter_a_flag: bool,
     /// The admin socket, if any.
     pub admin: Option<AdminConfig>,
     /// Flash, if any.
@@ -405,6 +407,7 @@ impl Config {
             Some(name) => name.parse().map_err(anyhow::Error::msg).context("--arbiter")?,
             None => tenants.arbiter.unwrap_or_default(),
         };
+        let is_arbiter_a_flag = flags.arbiter.is_some();
         cache.evict = !flags.no_evict;
         cache.threshold = flags.threshold;
         cache.idle_secs = flags.idle_tax;
@@ -461,6 +464,7 @@ impl Config {
             evict: !flags.no_evict,
             verbosity: flags.verbose,
             tenants_file: flags.config.clone(),
+            is_arbiter_a_flag,
             admin: flags.admin.as_deref().map(|at| AdminConfig::new(at, flags.admin_token.as_deref())).transpose()?,
             flash,
             cache,

@@ -183,14 +183,14 @@ impl Running {
     fn reload_tenants(&self) -> Result<()> {
         if let Some(path) = &self.server.config.tenants_file {
             let specs = read_tenants(path)?;
-            let arbiter = self.server.config.cache.arbiter;
-            if let Some(other) = specs.arbiter.filter(|other| *other != arbiter) {
-                bail!(
-                    "configuration {}: arbiter: another one than before ({other:?}, not {arbiter:?}) takes a restart",
-                    path.display()
-                );
-            }
             self.tenancy.replace(&specs.tenants).with_context(|| format!("configuration {}", path.display()))?;
+            if !self.server.config.is_arbiter_a_flag {
+                let now = specs.arbiter.unwrap_or_default();
+                let before = self.cache.registry().appoint(now);
+                if before != now {
+                    eprintln!("flashare: arbiter: {} instead of {}", now.name(), before.name());
+                }
+            }
         }
         Ok(())
     }

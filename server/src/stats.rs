@@ -297,6 +297,7 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "client_flags_size", 4);
     stat(out, "io_driver", server.driver);
     stat(out, "tenants", cache.registry().tenants().count());
+    stat(out, "arbiter", cache.registry().arbiter().name());
     stat(out, "flash_path", flash_paths(config));
     stat(out, "flash_bytes", cache.settings().flash.map_or(0, |flash| flash.bytes));
     stat(out, "admission_threshold", cache.settings().threshold);

@@ -244,6 +244,32 @@ fn a_reload_is_whole_or_nothing() {
     assert_eq!(names.as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "c", "default"]);
 }
 
+/// Who moves memory, after a reload of a file that begins with these lines.
+fn arbiter_after(rig: &Rig, lines: &str) -> String {
+    std::fs::write(rig.folder.path().join("tenants.toml"), format!("{lines}{TENANTS}")).unwrap();
+    rig.server.running.as_ref().unwrap().reload();
+    let mut client = rig.server.client();
+    client.send(b"stats settings\r\n");
+    let told = client.read_until("END\r\n");
+    let line = told.lines().find_map(|line| line.strip_prefix("STAT arbiter ")).unwrap();
+    line.to_owned()
+}
+
+#[test]
+fn another_arbiter_takes_over_at_a_reload() {
+    let rig = start(&[]);
+    assert_eq!(arbiter_after(&rig, ""), "curve");
+    assert_eq!(arbiter_after(&rig, "arbiter = \"shadow\"\n"), "shadow");
+    assert_eq!(arbiter_after(&rig, "arbiter = \"nobody\"\n"), "shadow", "what cannot be read changes nothing");
+    assert_eq!(arbiter_after(&rig, ""), "curve");
+    let stated = start(&["--arbiter", "fixed"]);
+    assert_eq!(
+        arbiter_after(&stated, "arbiter = \"shadow\"\n"),
+        "fixed",
+        "a flag is stronger than the file, as at the start"
+    );
+}
+
 #[test]
 fn curves_and_advice_say_where_memory_would_earn_hits() {
     let rig = start(&[]);

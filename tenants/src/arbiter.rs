@@ -35,6 +35,13 @@ pub enum Arbiter {
 pub const ARBITERS: [(&str, Arbiter); 4] =
     [("shadow", Arbiter::Shadow), ("curve", Arbiter::Curve), ("fixed", Arbiter::Fixed), ("global", Arbiter::Global)];
 
+impl Arbiter {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        ARBITERS.iter().find(|(_, known)| *known == self).expect("every arbiter has a name").0
+    }
+}
+
 impl std::str::FromStr for Arbiter {
     type Err = String;
 

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::account::Account;
+use crate::arbiter::{ARBITERS, Arbiter};
 use crate::curve::LiveCurve;
 use crate::meter::{Limits, Meter};
 use crate::rank::{RANKS, Rank};
@@ -225,6 +226,10 @@ fn place_of(rank: Rank) -> u8 {
     RANKS.iter().position(|(_, known)| *known == rank).expect("every rank has a place") as u8
 }
 
+fn arbiter_place(arbiter: Arbiter) -> u8 {
+    ARBITERS.iter().position(|(_, known)| *known == arbiter).expect("every arbiter has a place") as u8
+}
+
 /// What a revision did to a tenant.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Revised {
@@ -289,6 +294,8 @@ pub struct Registry {
     memories: Memories,
     identity: u64,
     pub(crate) arbitration: Mutex<()>,
+    /// Place of the arbiter in [`ARBITERS`].
+    arbiter: AtomicU8,
     revision: Mutex<()>,
 }
 
@@ -318,6 +325,7 @@ impl Registry {
             memories,
             identity: numbering.map_or(0, |numbering| numbering.identity),
             arbitration: Mutex::new(()),
+            arbiter: AtomicU8::new(arbiter_place(Arbiter::default())),
             revision: Mutex::new(()),
         };
         let known = numbering.map_or(&[][..], |numbering| &numbering.numbers);
@@ -336,6 +344,16 @@ impl Registry {
         registry.route(numbering.map_or(&[][..], |numbering| &numbering.released).to_vec());
         registry.share_out(memory, |_| 1.0);
         Ok(registry)
+    }
+
+    /// Who moves the pool.
+    pub fn arbiter(&self) -> Arbiter {
+        ARBITERS[usize::from(self.arbiter.load(Ordering::Relaxed))].1
+    }
+
+    /// Has somebody else move the pool from here on; shares stay as they are until it does. Returns who did before.
+    pub fn appoint(&self, arbiter: Arbiter) -> Arbiter {
+        ARBITERS[usize::from(self.arbiter.swap(arbiter_place(arbiter), Ordering::Relaxed))].1
     }
 
     fn push(&self, name: String, recognised: Recognition, terms: Option<&Terms>) -> u16 {

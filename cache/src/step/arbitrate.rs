@@ -25,7 +25,7 @@ impl Cache {
             let [hits, dram_hits, reads] = std::array::from_fn(|n| now[n].saturating_sub(before[n]));
             self.registry.note_hits(tenant.id, hits, dram_hits, reads);
         }
-        if self.settings.arbiter == Arbiter::Curve {
+        if self.registry.arbiter() == Arbiter::Curve {
             self.registry.follow_curves(|tenant| self.totals(tenant).get(Count::Gets));
         }
     }

@@ -133,7 +133,7 @@ impl Cache {
         let kept = places as f64 / live;
         let seen = (live / all.max(1) as f64).min(1.0);
         // without shares there is one order for all, which one tenant's contest is
-        let shares = self.settings.arbiter != Arbiter::Global;
+        let shares = self.registry.arbiter() != Arbiter::Global;
         let rank = |(n, entry): (usize, &Entry)| Ranked {
             tenant: if shares { entry.tenant } else { 0 },
             worth: entry.worth,
