@@ -12,7 +12,7 @@ TRACES = ["orm-busy", "blocks-w106a", "mt-a", "arc-oltp", "arc-p6", "mt-real-a"]
 FILTERS = ["all", "second-hit", "small-fifo", "random:0.1", "random:0.3", "random:0.6"]
 THRESHOLDS = [-9, -2, -1, -0.5, 0.5, 1]
 BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.2x", "0.3x", "0.45x", "0.6x", "none"]
-SPENT_BUDGETS = ["0.1x", "0.2x", "0.3x", "0.5x"]
+SPENT_BUDGETS = ["0.06x", "0.1x", "0.15x", "0.2x", "0.3x", "0.45x", "0.8x"]
 # large enough that a hundredth of a tenth of the working set is 8 MiB: name, requests, tenants
 WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
 SYNTHESISED = [
@@ -148,11 +148,13 @@ def judged(what, filters, own, oracle):
 
 
 def at_bytes(runs, wanted):
-    """The best hit ratio of those that write no more than so many bytes, or a twentieth more, or of a budget between two of theirs; None if
-    all write more."""
+    """The best hit ratio of those that write no more than so many bytes, or a twentieth more, or of a budget between two of theirs that are
+    alike but for it; None if all write more."""
     hits = [run["hit_ratio"] for run in runs if run["flash_bytes_written"] <= wanted * SAME_BYTES]
-    budgets = sorted((run["flash_bytes_written"], run["hit_ratio"]) for run in runs if "flash-write-budget" in run["settings"] and "threshold" not in run["settings"])
-    for (low, below), (high, above) in zip(budgets, budgets[1:]):
-        if low < wanted < high:
-            hits.append(below + (wanted - low) / (high - low) * (above - below))
+    budgeted = [run for run in runs if "flash-write-budget" in run["settings"]]
+    for spent in [False, True]:
+        line = sorted((run["flash_bytes_written"], run["hit_ratio"]) for run in budgeted if ("threshold" in run["settings"]) == spent)
+        for (low, below), (high, above) in zip(line, line[1:]):
+            if low < wanted < high:
+                hits.append(below + (wanted - low) / (high - low) * (above - below))
     return max(hits, default=None)

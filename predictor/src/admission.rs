@@ -151,14 +151,17 @@ impl Admission {
     }
 
     /// How much an object deserves a place on flash, for a [`Budget`](crate::Budget) to choose by: the logarithm of the reads to be expected for each
-    /// byte. A plain rule expects as many of whatever it admits.
+    /// byte. The model tells how probable one is, not how many there will be; past accesses do, by their root (docs/predictor.md has what else
+    /// was tried). A plain rule takes whatever it admits for equally probable.
     pub fn merit(self, candidate: &Candidate<'_>) -> f32 {
         let probability = match (self, candidate.model) {
             (Admission::Svm, Some(model)) => model.probability(&candidate.observation.features()),
             (Admission::Svm, None) if !candidate.deputy.admits(candidate.observation) => REFUSED_PROBABILITY,
             _ => PLAIN_PROBABILITY,
         };
-        (probability.max(PROBABILITY_MIN) / candidate.observation.bytes.max(1) as f32).log2()
+        let seen = candidate.observation;
+        let accesses = 1.0 + seen.reads as f32 + seen.history as f32;
+        (probability.max(PROBABILITY_MIN) * accesses.sqrt() / seen.bytes.max(1) as f32).log2()
     }
 }
 
