@@ -706,7 +706,7 @@ impl Cache {
     }
 
     /// Bits that are uniform over keys and ticks.
-    fn dice_of(&self, hash: u64) -> u64 {
+    pub(crate) fn dice_of(&self, hash: u64) -> u64 {
         log_memory::mix(hash ^ u64::from(self.clock.tick()))
     }
 

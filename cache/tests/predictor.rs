@@ -111,3 +111,44 @@ fn write_budgets_are_held() {
         }
     }
 }
+
+/// Objects that were in demand once, among others that never are, until flash has been written several times: how many of either were kept
+/// when their segment was recycled, and bytes written for each byte stored. Nothing is read from flash.
+fn kept_by_budget(budget: WriteBudget) -> ([usize; 2], f64) {
+    let rig = Rig::new(CacheSettings {
+        admission: Admission::All,
+        flash_write_budget: budget,
+        ..settings(vec![tenant("a", WriteBudget::Unlimited)])
+    });
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(7));
+    let key = |n: u32| format!("a:{}{n}", if n % 10 == 0 { "wanted" } else { "once" });
+    let many = 120_000;
+    for n in 0..many {
+        rig.cache.advance(1_001 + n / 500);
+        ask(&rig, &mut worker, &mut background, 1, &key(n), 500);
+        // ten reads each, while it is in DRAM
+        let lately = (n / 10).saturating_sub(dice.roll(100) as u32) * 10;
+        rig.get(&mut worker, 1, key(lately).as_bytes());
+        if n % 500 == 0 {
+            rig.step(&mut background);
+        }
+    }
+    let totals = rig.cache.totals(1);
+    let written = rig.cache.figures().flash.unwrap().ledger.written as f64;
+    // of the first half: what is new has not been recycled yet
+    let held = |wanted: bool| {
+        let asked = (0..many / 2).filter(|n| (n % 10 == 0) == wanted);
+        asked.filter(|n| rig.get(&mut rig.cache.worker(), 1, key(*n).as_bytes()).is_some()).count()
+    };
+    ([held(true), held(false)], written / totals.get(Count::StoredBytes) as f64)
+}
+
+#[test]
+fn a_budget_is_spent_on_keeping_what_was_in_demand() {
+    let ([wanted, once], written) = kept_by_budget(WriteBudget::Amplification(0.4));
+    assert!(written < 0.42, "{written}");
+    let share = wanted as f64 / 6_000.0;
+    assert!(share > 0.5 && once < 600, "{share} and {once}");
+    let ([wanted, once], _) = kept_by_budget(WriteBudget::Unlimited);
+    assert!(wanted + once < 600, "without one nothing is kept that nobody reads: {wanted}, {once}");
+}

@@ -2,7 +2,8 @@
 //!
 //! What comes to the gate is noted by merit, in a histogram weighted by bytes that forgets. Each time that bytes are allowed, the bar moves to where
 //! as much lies above it as may be written: what was allowed for such an amount of offers, and the balance of what was allowed and what was
-//! written. So the bar follows the offers at once, and the balance makes up for what it got wrong.
+//! written. So the bar follows the offers at once, and the balance makes up for what it got wrong: as much may be overdrawn as saved, or else
+//! what deserves most would be refused for as long as it takes to pay for what was written before it.
 
 /// Bins of the histogram; merits lie between these two, what is beyond counts as one of them.
 const BINS: usize = 256;
@@ -26,6 +27,8 @@ pub struct Budget {
     /// Offered since bytes were allowed last.
     offered_since: f64,
     window_bytes: f64,
+    /// What may be saved, and overdrawn.
+    savings_max: f64,
 }
 
 impl Budget {
@@ -39,6 +42,7 @@ impl Budget {
             allowed_bytes: 0.0,
             offered_since: 0.0,
             window_bytes: window_bytes.max(1) as f64,
+            savings_max: 0.0,
         }
     }
 
@@ -48,7 +52,7 @@ impl Budget {
         let bin = (merit - MERIT_MIN) / BIN;
         self.offered[(bin.max(0.0) as usize).min(BINS - 1)] += bytes as f32;
         self.offered_since += bytes as f64;
-        merit > self.bar && self.balance > 0.0
+        merit > self.bar && self.balance > -self.savings_max
     }
 
     /// So many bytes were written.
@@ -56,8 +60,10 @@ impl Budget {
         self.balance -= bytes;
     }
 
-    /// So many bytes more may be written, after `secs` seconds; what is not written is kept up to `savings_max` bytes.
+    /// So many bytes more may be written, after `secs` seconds; what is not written is kept up to `savings_max` bytes, and as
+    /// much may be written too much for the while.
     pub fn allow(&mut self, bytes: f64, secs: u32, savings_max: f64) {
+        self.savings_max = savings_max;
         self.balance = (self.balance + bytes).min(savings_max.max(bytes));
         self.offered_bytes += self.offered_since;
         self.allowed_bytes += bytes;

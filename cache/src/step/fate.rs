@@ -1,10 +1,13 @@
 //! Keep, demote or drop: an object's fate, decided here and nowhere else.
 
-use flash_store::{FlashStore, Placed, RecordHead};
+use std::sync::atomic::Ordering;
+
+use flash_store::{FlashStore, Placed, Record, RecordHead};
 use log_memory::{Location, Object, Part};
 use predictor::{Candidate, Observation};
 use tenants::Standing;
 
+use crate::clock::ticks_since;
 use crate::counters::Count;
 use crate::{Cache, Hands};
 
@@ -19,6 +22,16 @@ pub(crate) enum Loser {
     Kept,
     /// It was stored anew or deleted meanwhile.
     Gone,
+}
+
+/// What may be written to flash.
+struct Offer<'o> {
+    hash: u64,
+    tenant: u16,
+    key: &'o [u8],
+    bytes: usize,
+    /// What its merit has lost, in doublings.
+    faded: f32,
 }
 
 /// An entry of a chosen segment, as the contest sees it.
@@ -93,22 +106,52 @@ impl Cache {
     }
 
     fn admits(&self, hash: u64, object: &Object<'_>, observation: &Observation) -> bool {
-        let (model, deputy) = self.judge(object.tenant());
+        let offer =
+            Offer { hash, tenant: object.tenant(), key: object.key(), bytes: object.charged_bytes(), faded: 0.0 };
+        self.is_written(&offer, observation)
+    }
+
+    /// Whether a record that is to leave flash should be written again, as its budget has it: who has one spends it on the best, be that new
+    /// to flash or not. Without a budget there is no end to what could be written again.
+    pub(super) fn is_worth_keeping(&self, hash: u64, record: &Record<'_>) -> bool {
+        let head = &record.head;
+        if self.standing(head.tenant).paced.lock().is_none() && self.paced.lock().is_none() {
+            return false;
+        }
+        let idle = ticks_since(self.clock.tick(), self.clock.tick_at(head.accessed));
+        let observation = Observation {
+            reads: log_memory::reads_estimate(head.reads),
+            updates: u32::from(head.updates),
+            age: idle,
+            idle,
+            bytes: (head.key.len() + record.value.len()) as u32,
+            history: predictor::accesses_at(head.history),
+            ttl_left: (head.expiry != 0).then(|| head.expiry.saturating_sub(self.clock.secs())),
+        };
+        // nobody has asked for it while it lay here
+        let faded = (1.0 + idle as f32 / self.horizon.load(Ordering::Relaxed).max(1) as f32).log2();
+        let offer = Offer { hash, tenant: head.tenant, key: head.key, bytes: record.bytes(), faded };
+        self.is_written(&offer, &observation)
+    }
+
+    /// Whether the rule has it written to flash, and the budgets too.
+    fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
+        let (model, deputy) = self.judge(offer.tenant);
         let candidate = Candidate {
             observation,
             model: model.as_ref(),
             deputy,
             threshold: self.settings.threshold,
-            dice: log_memory::mix(hash ^ u64::from(self.clock.tick())),
-            future: self.foresight.get().map(|foresees| foresees(object.key())),
+            dice: self.dice_of(offer.hash),
+            future: self.foresight.get().map(|foresees| foresees(offer.key)),
         };
         let rule = self.settings.admission;
         if !rule.admits(&candidate) {
             return false;
         }
-        self.is_within_budgets(object.tenant(), object.charged_bytes(), || {
+        self.is_within_budgets(offer.tenant, offer.bytes, || {
             let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
-            (rule.merit(&candidate), dice)
+            (rule.merit(&candidate) - offer.faded, dice)
         })
     }
 

@@ -86,7 +86,7 @@ impl Cache {
     }
 
     /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation, of DRAM or of flash. What the model
-    /// would admit again is not: that was measured to cost more writes than it gives hits (docs/flash.md).
+    /// would admit again is not, unless a budget bounds it: that was measured to cost more writes than it gives hits (docs/flash.md).
     fn deserves_rescue(&self, record: &Record<'_>, clock: Clock) -> bool {
         match clock {
             Clock::Wound => true,
@@ -108,7 +108,7 @@ impl Cache {
         if !flash.still_holds(place) {
             return;
         }
-        if self.deserves_rescue(record, clock)
+        if (self.deserves_rescue(record, clock) || self.is_worth_keeping(hash, record))
             && self.memory.segments_free() > 1
             && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record))
         {
