@@ -121,7 +121,7 @@ fn kept_by_budget(budget: WriteBudget) -> ([usize; 2], f64) {
         ..settings(vec![tenant("a", WriteBudget::Unlimited)])
     });
     let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(7));
-    let key = |n: u32| format!("a:{}{n}", if n % 10 == 0 { "wanted" } else { "once" });
+    let key = |n: u32| format!("a:{}{n}", if n.is_multiple_of(10) { "wanted" } else { "once" });
     let many = 120_000;
     for n in 0..many {
         rig.cache.advance(1_001 + n / 500);
@@ -137,7 +137,7 @@ fn kept_by_budget(budget: WriteBudget) -> ([usize; 2], f64) {
     let written = rig.cache.figures().flash.unwrap().ledger.written as f64;
     // of the first half: what is new has not been recycled yet
     let held = |wanted: bool| {
-        let asked = (0..many / 2).filter(|n| (n % 10 == 0) == wanted);
+        let asked = (0..many / 2).filter(|n| n.is_multiple_of(10) == wanted);
         asked.filter(|n| rig.get(&mut rig.cache.worker(), 1, key(*n).as_bytes()).is_some()).count()
     };
     ([held(true), held(false)], written / totals.get(Count::StoredBytes) as f64)

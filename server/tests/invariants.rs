@@ -59,7 +59,7 @@ fn replies_keep_request_order_when_flash_answers_late() {
 #[test]
 fn large_values_are_whole_while_they_are_overwritten() {
     const KEYS: usize = 24;
-    let server = Server::start(0, &["-m", "8"]);
+    let server = Server::start(0, &["-m", "32"]);
     let value = |key: usize, version: usize| -> Vec<u8> {
         let text = format!("{key:04}{version:08}").into_bytes();
         let len = [17_000, 40_000, 150_000, 400_000][key % 4] / text.len() * text.len();
