@@ -128,8 +128,8 @@ pub struct Flags {
     /// TOML file that names the tenants
     #[arg(long, value_name = "FILE", help_heading = OURS)]
     pub config: Option<PathBuf>,
-    /// Who moves memory between tenants: curve (hit-rate curves), shadow (hits in shadow queues), fixed (nobody), global (one order for
-    /// all objects) [default: what --config says, else curve]
+    /// Who moves memory between tenants: curve (hit-rate curves), shadow (hits in shadow queues), worth (objects compete by what a byte of them
+    /// earns), fixed (nobody), global (one order for all objects, no reservations) [default: what --config says, else curve]
     #[arg(long, value_name = "NAME", help_heading = OURS)]
     pub arbiter: Option<String>,
     /// Answer admin requests (JSON over HTTP) at ADDRESS:PORT or on this Unix socket: /healthz, /metrics, /tenants,

@@ -25,6 +25,9 @@ pub enum Arbiter {
     /// Hit-rate curves: the shares that promise most hits.
     #[default]
     Curve,
+    /// The objects themselves: beyond reservations the one of most worth stays, whoever's it is. For tenants whose ranks are the same and
+    /// say what a byte earns, as `density` and `score` do.
+    Worth,
     /// Nobody: shares stay as they are. With reservations of all the memory, static partitions.
     Fixed,
     /// There are no shares: one order of worth for all objects. For comparisons.
@@ -32,8 +35,13 @@ pub enum Arbiter {
 }
 
 /// Every arbiter by its name.
-pub const ARBITERS: [(&str, Arbiter); 4] =
-    [("shadow", Arbiter::Shadow), ("curve", Arbiter::Curve), ("fixed", Arbiter::Fixed), ("global", Arbiter::Global)];
+pub const ARBITERS: [(&str, Arbiter); 5] = [
+    ("shadow", Arbiter::Shadow),
+    ("curve", Arbiter::Curve),
+    ("worth", Arbiter::Worth),
+    ("fixed", Arbiter::Fixed),
+    ("global", Arbiter::Global),
+];
 
 impl Arbiter {
     /// Its name in the configuration.
@@ -47,7 +55,9 @@ impl std::str::FromStr for Arbiter {
 
     fn from_str(text: &str) -> Result<Arbiter, String> {
         let found = ARBITERS.iter().find(|(name, _)| *name == text);
-        found.map(|(_, arbiter)| *arbiter).ok_or_else(|| format!("'{text}': take shadow, curve, fixed or global"))
+        found
+            .map(|(_, arbiter)| *arbiter)
+            .ok_or_else(|| format!("'{text}': take shadow, curve, worth, fixed or global"))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use flash_store::Device;
 use log_memory::{Candidate, Relocated, SegmentId};
-use tenants::{Arbiter, Contestant, contest};
+use tenants::{Arbiter, Balance, Contestant, contest};
 
 use super::Background;
 use super::fate::{Entry, Loser};
@@ -154,7 +154,10 @@ impl Cache {
                 Contestant { balance, candidates }
             })
             .collect();
-        contest(&mut contestants, places, |_| {});
+        let by_worth = self.registry.arbiter() == Arbiter::Worth;
+        let claim =
+            |balance: &Balance, n: &u32| if by_worth { entries[*n as usize].worth as f64 } else { balance.need() };
+        contest(&mut contestants, places, claim, |_| {});
         let mut losers: Vec<(u32, usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
         losers.sort_unstable_by_key(|(n, bytes)| (std::cmp::Reverse(*bytes), *n)); // large records are the hardest to place
         for (done, (loser, _)) in losers.iter().enumerate() {

@@ -50,7 +50,7 @@ pub struct Simulate {
     /// Part of the DRAM that is reserved, in equal parts, without --config
     #[arg(long, value_name = "SHARE", default_value_t = RESERVED_SHARE)]
     pub reserved_share: f64,
-    /// Who moves memory between tenants: curve, shadow, fixed, global [default: what --config says, else curve]
+    /// Who moves memory between tenants: curve, shadow, worth, fixed, global [default: what --config says, else curve]
     #[arg(long, value_name = "NAME")]
     pub arbiter: Option<String>,
     /// What is admitted to flash: svm, all, none, random:P, second-hit, small-fifo, oracle
