@@ -557,7 +557,7 @@ impl Cache {
             unique: writing.unique,
             birth: tick,
             access: Access { last: tick, updates, stale: writing.stale, won: writing.won, ..Access::default() },
-            history: old.map_or_else(|| self.history_of(hash), |old| self.history_after(hash, &old)),
+            history: old.map_or_else(|| self.history.level(hash), |old| self.history_after(hash, &old)),
             rescued: false,
         };
         let at = self.append(hands, hash, &object)?;
@@ -686,18 +686,13 @@ impl Cache {
         }
     }
 
-    /// What is remembered of a key that is stored anew.
-    fn history_of(&self, hash: u64) -> u8 {
-        self.history.level(hash)
-    }
-
     /// Remembers a key whose object leaves the cache: it came with the level `before`, and its reads are told by `reads` (as an object counts
     /// them).
     pub(crate) fn remember(&self, hash: u64, before: u8, reads: u8) {
         self.history.left(hash, before, log_memory::reads_estimate(reads) + 1, self.dice_of(hash));
     }
 
-    /// The same of a key whose value is replaced: its reads are not forgotten.
+    /// The history of a key whose value is replaced: its reads are not forgotten.
     fn history_after(&self, hash: u64, old: &Object<'_>) -> u8 {
         match log_memory::reads_estimate(old.access().reads) {
             0 => old.history(),

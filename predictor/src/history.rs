@@ -25,7 +25,7 @@ pub fn accesses_at(level: u8) -> u32 {
 /// by chance, so that many such keys are right on the mean. `dice` are uniform bits.
 pub fn level_after(before: u8, accesses: u32, dice: u64) -> u8 {
     let total = FADED * accesses_at(before) as f32 + accesses as f32;
-    let level = (1..=LEVEL_MAX).rev().find(|level| accesses_at(*level) as f32 <= total).unwrap_or(0);
+    let level = (total as u32).checked_ilog2().map_or(0, |doublings| doublings as u8 + 1).min(LEVEL_MAX);
     if level == LEVEL_MAX {
         return level;
     }

@@ -192,7 +192,7 @@ impl Tenant {
     fn agree(&self, terms: Terms) {
         *self.terms.write() = terms;
         self.reserved_bytes.store(terms.reserved_bytes, Ordering::Relaxed);
-        self.rank.store(place_of(terms.rank), Ordering::Relaxed);
+        self.rank.store(place_of(&RANKS, &terms.rank), Ordering::Relaxed);
         self.meter.limit(terms.limits);
     }
 
@@ -222,12 +222,9 @@ impl Tenant {
     }
 }
 
-fn place_of(rank: Rank) -> u8 {
-    RANKS.iter().position(|(_, known)| *known == rank).expect("every rank has a place") as u8
-}
-
-fn arbiter_place(arbiter: Arbiter) -> u8 {
-    ARBITERS.iter().position(|(_, known)| *known == arbiter).expect("every arbiter has a place") as u8
+/// Where something stands in the list of all that have a name.
+fn place_of<T: PartialEq>(list: &[(&str, T)], wanted: &T) -> u8 {
+    list.iter().position(|(_, known)| known == wanted).expect("everything that has a name is listed") as u8
 }
 
 /// What a revision did to a tenant.
@@ -325,7 +322,7 @@ impl Registry {
             memories,
             identity: numbering.map_or(0, |numbering| numbering.identity),
             arbitration: Mutex::new(()),
-            arbiter: AtomicU8::new(arbiter_place(Arbiter::default())),
+            arbiter: AtomicU8::new(place_of(&ARBITERS, &Arbiter::default())),
             revision: Mutex::new(()),
         };
         let known = numbering.map_or(&[][..], |numbering| &numbering.numbers);
@@ -353,7 +350,7 @@ impl Registry {
 
     /// Has somebody else move the pool from here on; shares stay as they are until it does. Returns who did before.
     pub fn appoint(&self, arbiter: Arbiter) -> Arbiter {
-        ARBITERS[usize::from(self.arbiter.swap(arbiter_place(arbiter), Ordering::Relaxed))].1
+        ARBITERS[usize::from(self.arbiter.swap(place_of(&ARBITERS, &arbiter), Ordering::Relaxed))].1
     }
 
     fn push(&self, name: String, recognised: Recognition, terms: Option<&Terms>) -> u16 {
