@@ -10,9 +10,8 @@ from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch, shar
 
 TRACES = ["orm-busy", "blocks-w106a", "mt-a", "arc-oltp", "arc-p6", "mt-real-a"]
 FILTERS = ["all", "second-hit", "small-fifo", "random:0.1", "random:0.3", "random:0.6"]
-THRESHOLDS = [-9, -2, -1, -0.5, 0.5, 1]
-BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.2x", "0.3x", "0.45x", "0.6x", "none"]
-SPENT_BUDGETS = ["0.06x", "0.1x", "0.15x", "0.2x", "0.3x", "0.5x", "0.8x", "1.1x"]
+THRESHOLDS = [-2, -1, -0.5, 0, 0.5, 1]
+BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.16x", "0.2x", "0.25x", "0.3x", "0.4x", "0.5x", "0.6x", "0.8x", "1.1x"]
 # large enough that a hundredth of a tenth of the working set is 8 MiB: name, requests, tenants
 WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
 SYNTHESISED = [
@@ -23,7 +22,7 @@ SYNTHESISED = [
 ]
 SYNTHESISED_RATE = 10_000
 SYNTHESISED_FILTERS = ["all", "second-hit", "small-fifo", "random:0.3"]
-SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "none"]
+SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "0.5x"]
 # parts that the whole is of the working set, and of DRAM
 SHAPES = [(4, 8), (10, 32), (10, 100)]
 DRAM_MIN_MIB = 8
@@ -75,7 +74,7 @@ def synthesised(folder, name, requests, tenants):
         dram = round(working_set / part / parts)
         if dram >= DRAM_MIN_MIB:
             flash = round(working_set / part) - dram
-            yield compared(name, trace, dram, flash, [], SYNTHESISED_BUDGETS, [], SYNTHESISED_FILTERS, [])
+            yield compared(name, trace, dram, flash, [], SYNTHESISED_BUDGETS, [], SYNTHESISED_FILTERS)
     trace.unlink()
 
 
@@ -104,14 +103,12 @@ def one(name, trace, limit):
     return compared(name, trace, max(4, round(total / 8)), max(24, round(total * 7 / 8)), limit, BUDGETS, THRESHOLDS)
 
 
-def compared(name, trace, dram, flash, limit, budgets, thresholds, filters=FILTERS, spent=SPENT_BUDGETS):
+def compared(name, trace, dram, flash, limit, budgets, thresholds, filters=FILTERS):
     """Filters, the predictor and the oracle on a trace: the best of them for each amount written."""
     sizes = ["--dram", f"{dram}MiB", "--flash", f"{flash}MiB"]
     filters = sweep(trace, sizes, "admission=" + ",".join(filters), limit)
     own = sweep(trace, sizes, "flash-write-budget=" + ",".join(budgets), limit)
     own += sweep(trace, sizes, "threshold=" + ",".join(map(str, thresholds)), limit) if thresholds else []
-    # a budget that is spent whole, whatever the model says of it
-    own += sweep(trace, [*sizes, "--threshold", "-9"], "flash-write-budget=" + ",".join(spent), limit) if spent else []
     oracle = sweep(trace, sizes, "admission=oracle", limit)[0]
     KEPT.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{dram}-{flash}"
@@ -148,13 +145,11 @@ def judged(what, filters, own, oracle):
 
 
 def at_bytes(runs, wanted):
-    """The best hit ratio of those that write no more than so many bytes, or a twentieth more, or of a budget between two of theirs that are
-    alike but for it; None if all write more."""
+    """The best hit ratio of those that write no more than so many bytes, or a twentieth more, or of a budget between two of theirs; None if
+    all write more."""
     hits = [run["hit_ratio"] for run in runs if run["flash_bytes_written"] <= wanted * SAME_BYTES]
-    budgeted = [run for run in runs if "flash-write-budget" in run["settings"]]
-    for spent in [False, True]:
-        line = sorted((run["flash_bytes_written"], run["hit_ratio"]) for run in budgeted if ("threshold" in run["settings"]) == spent)
-        for (low, below), (high, above) in zip(line, line[1:]):
-            if low < wanted < high:
-                hits.append(below + (wanted - low) / (high - low) * (above - below))
+    line = sorted((run["flash_bytes_written"], run["hit_ratio"]) for run in runs if "flash-write-budget" in run["settings"])
+    for (low, below), (high, above) in zip(line, line[1:]):
+        if low < wanted < high:
+            hits.append(below + (wanted - low) / (high - low) * (above - below))
     return max(hits, default=None)

@@ -124,7 +124,9 @@ def agreement(name, trace, described, folder):
         ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX)
     for file in folder.glob(f"{name}.flash*"):
         file.unlink()
-    simulated = trace_tool("simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", "--config", config, "--seed", SEED, "--in-flight", IN_FLIGHT)
+    # as fast as the replay was: what is saved of a budget depends on it
+    pace = ["--in-flight", IN_FLIGHT, "--speed", f"x{max(ran['trace_seconds'] / ran['seconds'], 1e-6)}"]
+    simulated = trace_tool("simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", "--config", config, "--seed", SEED, *pace)
     points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
     wrote, would = ran["flash_bytes_written"], simulated["flash_bytes_written"]
     # flash is written in whole segments: where few are, one more or less says nothing

@@ -54,8 +54,8 @@ pub struct CacheSettings {
     pub arbiter: Arbiter,
     /// Which rule admits to flash.
     pub admission: Admission,
-    /// Score that a model's verdict must exceed.
-    pub threshold: f32,
+    /// Score that a model's verdict must exceed. None: whatever a write budget has room for, and 0 where no budget holds.
+    pub threshold: Option<f32>,
     /// Flashy is what is read more than this often within the horizon.
     pub flashy_above_reads: u32,
     /// Whether objects are evicted when memory runs out (`-M` turns it off).
@@ -89,7 +89,7 @@ impl CacheSettings {
             numbering: None,
             arbiter: Arbiter::default(),
             admission: Admission::default(),
-            threshold: 0.0,
+            threshold: None,
             flashy_above_reads: 0,
             evict: true,
             exact_order: false,

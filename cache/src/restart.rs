@@ -147,7 +147,7 @@ impl Cache {
 
     fn make_place(&self, background: &mut Background, device: &dyn Device) {
         self.flush_now(device);
-        self.recycle_step(self.flash_tier(), device, background);
+        self.recycle_step(self.flash_tier(), device, background, 0);
     }
 
     fn leave_one(&self, background: &mut Background, tenant: u16, key: &[u8]) -> Loser {

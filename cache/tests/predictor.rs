@@ -112,6 +112,30 @@ fn write_budgets_are_held() {
     }
 }
 
+/// Bytes written for each byte stored where nothing is ever read again, which the plain rule that stands in for a model refuses.
+fn written_of_refused(budget: WriteBudget, threshold: Option<f32>) -> f64 {
+    let rig = Rig::new(CacheSettings { flash_write_budget: budget, threshold, ..settings(Vec::new()) });
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    for n in 0..60_000u32 {
+        rig.cache.advance(1_001 + n / 500);
+        ask(&rig, &mut worker, &mut background, 0, &format!("once{n}"), 500);
+        if n % 500 == 0 {
+            rig.step(&mut background);
+        }
+    }
+    rig.cache.figures().flash.unwrap().ledger.written as f64 / rig.cache.totals(0).get(Count::StoredBytes) as f64
+}
+
+#[test]
+fn a_budget_is_spent_whatever_the_score_unless_a_threshold_is_stated() {
+    let budget = WriteBudget::Amplification(0.3);
+    assert_eq!(written_of_refused(WriteBudget::Unlimited, None), 0.0, "without a budget the score decides");
+    let written = written_of_refused(budget, None);
+    assert!((0.25..0.315).contains(&written), "{written}");
+    assert_eq!(written_of_refused(budget, Some(0.0)), 0.0);
+    assert!(written_of_refused(WriteBudget::Unlimited, Some(-9.0)) > 0.9);
+}
+
 /// Objects that were in demand once, among others that never are, until flash has been written several times: how many of either were kept
 /// when their segment was recycled, and bytes written for each byte stored. Nothing is read from flash.
 fn kept_by_budget(budget: WriteBudget) -> ([usize; 2], f64) {

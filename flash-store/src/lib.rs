@@ -51,6 +51,8 @@ use segment::{Lives, Meta, OpenSegment};
 pub const PAGE_BYTES: usize = 4096;
 /// Clock of a record when it is placed: it survives one sweep without a hit.
 const CLOCK_PLACED: u32 = 2;
+/// So many segments there have to be for each that is recycled before it is needed.
+const SEGMENTS_FOR_EACH_SPARE: usize = 16;
 /// A segment is sealed when this share of it (in percent) is filled, or when as many bytes as it holds found no place.
 const SEAL_AT_PERCENT: usize = 98;
 
@@ -151,11 +153,12 @@ impl Clock {
 pub enum Placed {
     /// It lies in the open segment and its entry is published.
     Yes,
-    /// None of its positions in the open segment has room; the next segment will.
+    /// None of its positions in the open segment has room, or that one is full, or none is free until the oldest is recycled: a later
+    /// segment will take it.
     Refused,
     /// It is larger than half a segment: no segment will take it.
     TooLarge,
-    /// There is no segment to fill at the moment.
+    /// Nothing is written at the moment: the device has failed, or more was written than may be.
     NoSegment,
 }
 
@@ -407,10 +410,12 @@ impl FlashStore {
         value: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Placed {
         let mut lives = self.lives.lock();
-        let Some(open) = self.open_segment(&mut lives) else { return Placed::NoSegment };
-        if !self.is_in(open.id) || self.is_full(open) {
-            return Placed::NoSegment; // its device has failed, or cannot keep up
+        if self.waits_for_service(&lives) {
+            return Placed::Refused;
         }
+        let Some(open) = self.open_segment(&mut lives).filter(|open| self.is_in(open.id)) else {
+            return Placed::NoSegment;
+        };
         let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
         let record_bytes = head.bytes() + value_bytes;
         if record_bytes.div_ceil(PAGE_BYTES) > self.segment_pages / 2 {
@@ -473,6 +478,21 @@ impl FlashStore {
     /// Whether the open segment is as full as it will get.
     pub fn wants_to_seal(&self) -> bool {
         self.lives.lock().open.as_ref().is_some_and(|open| self.is_full(open))
+    }
+
+    /// Whether records find no place until the background thread has sealed the open segment or recycled the oldest.
+    pub fn wants_service(&self) -> bool {
+        self.waits_for_service(&self.lives.lock())
+    }
+
+    fn waits_for_service(&self, lives: &Lives) -> bool {
+        match &lives.open {
+            Some(open) => self.is_in(open.id) && self.is_full(open),
+            None => {
+                let may_come_free = lives.recycling.is_some() || !lives.readable.is_empty();
+                lives.free.is_empty() && may_come_free && self.writes.allows()
+            }
+        }
     }
 
     fn is_full(&self, open: &OpenSegment) -> bool {
@@ -546,10 +566,12 @@ impl FlashStore {
         may
     }
 
-    /// The oldest segment, if space is short and none is being recycled. Its objects can be read until it is recycled.
-    pub fn wants_to_recycle(&self) -> Option<RecycleIntent> {
+    /// The oldest segment, if no more than `spare` are free (none, of few segments) and none is being recycled. Its objects can be read
+    /// until it is recycled.
+    pub fn wants_to_recycle(&self, spare: usize) -> Option<RecycleIntent> {
+        let spare = spare.min(self.segments() / SEGMENTS_FOR_EACH_SPARE);
         let mut lives = self.lives.lock();
-        if !lives.free.is_empty() || lives.recycling.is_some() {
+        if lives.free.len() > spare || lives.recycling.is_some() {
             return None;
         }
         let segment = lives.readable.pop_front()?;

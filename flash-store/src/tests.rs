@@ -121,7 +121,7 @@ fn recycling_visits_what_is_published_and_leaves_no_entry() {
     flush(&store, &device);
     append(&store, "next", 100, b"x");
     flush(&store, &device);
-    let intent = store.wants_to_recycle().expect("both segments are in use");
+    let intent = store.wants_to_recycle(0).expect("both segments are in use");
     let mut pages = vec![Page::ZERO; intent.pages];
     device.read(intent.at, &mut pages).unwrap();
     let mut seen = Vec::new();
@@ -145,7 +145,7 @@ fn a_segment_that_cannot_be_read_loses_its_objects_and_nothing_else() {
     flush(&store, &device);
     append(&store, "next", 100, b"x");
     flush(&store, &device);
-    let intent = store.wants_to_recycle().unwrap();
+    let intent = store.wants_to_recycle(0).unwrap();
     store.recycle(&intent, None, hash_of, |_, _, _| panic!("nothing was read"));
     assert_eq!((store.live(), store.index_load().0), (1, 1));
     assert_eq!(read(&store, &device, "next").unwrap().0, 100);

@@ -36,6 +36,8 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 /// The background threads of a server.
 pub(crate) struct Background {
     stop: Arc<AtomicBool>,
+    /// The cleaner ends after its helpers, which may be waiting for it.
+    stop_cleaner: Arc<AtomicBool>,
     cleaner: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
     trainer: JoinHandle<()>,
@@ -52,7 +54,9 @@ impl Background {
         let server = Arc::clone(server);
         let stop = Arc::new(AtomicBool::new(false));
         let (for_cleaner, for_trainer) = (Arc::clone(cache), Arc::clone(cache));
-        let (stop_cleaner, stop_trainer) = (Arc::clone(&stop), Arc::clone(&stop));
+        let stop_trainer = Arc::clone(&stop);
+        let stop_cleaner = Arc::new(AtomicBool::new(false));
+        let cleaner_stop = Arc::clone(&stop_cleaner);
         let cleaner = std::thread::Builder::new().name("cleaner".to_owned());
         let patient = device.clone().map(PatientDevice::new).transpose()?;
         let writer = device.clone().map(|device| PatientWriter::new(cache, device));
@@ -66,7 +70,7 @@ impl Background {
         let cleaner = cleaner.spawn(move || {
             let (cache, device, writer, helpers) = for_cleaner;
             let device = device.as_ref().map(|device| device as &dyn Device);
-            clean(&server, &cache, device, writer, &helpers, &stop_cleaner);
+            clean(&server, &cache, device, writer, &helpers, &cleaner_stop);
         })?;
         if let Some(device) = device {
             let (cache, device, stop) = (Arc::downgrade(cache), Arc::downgrade(&device), Arc::clone(&stop));
@@ -82,7 +86,7 @@ impl Background {
             let (cache, stop) = (Arc::clone(cache), Arc::clone(&stop));
             std::thread::Builder::new().name("syncer".to_owned()).spawn(move || sync(&cache, every, &stop))
         });
-        Ok(Background { stop, cleaner, helpers, trainer, syncer: syncer.transpose()? })
+        Ok(Background { stop, stop_cleaner, cleaner, helpers, trainer, syncer: syncer.transpose()? })
     }
 
     /// Wakes the cleaner.
@@ -91,12 +95,16 @@ impl Background {
     }
 
     pub(crate) fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.cleaner, self.trainer].into_iter().chain(self.helpers).chain(self.syncer) {
-            thread.thread().unpark();
-            // a panic there was reported when it happened
-            let _ = thread.join();
-        }
+        let end = |stop: &AtomicBool, threads: &mut dyn Iterator<Item = JoinHandle<()>>| {
+            stop.store(true, Ordering::Relaxed);
+            for thread in threads {
+                thread.thread().unpark();
+                // a panic there was reported when it happened
+                let _ = thread.join();
+            }
+        };
+        end(&self.stop, &mut self.helpers.into_iter().chain([self.trainer]).chain(self.syncer));
+        end(&self.stop_cleaner, &mut [self.cleaner].into_iter());
     }
 }
 

@@ -261,8 +261,20 @@ impl<'de> Deserialize<'de> for Budget {
     }
 }
 
-/// Parses a budget for flash writes: `200GB/day`, `0.5dwpd` (drive writes a day), `0.3x` (bytes for each byte stored).
-pub fn parse_write_budget(text: &str) -> Result<WriteBudget> {
+/// Bytes written to flash for each byte stored that the predictor may spend where nothing else is said: what Flashield promises.
+const BUDGET_USUAL: WriteBudget = WriteBudget::Amplification(0.5);
+
+/// The budget for flash writes that goes with a rule: as stated, or the usual one for a predictor that has no threshold to go by.
+pub fn write_budget(rule: Admission, threshold: Option<f32>, stated: Option<&str>) -> Result<WriteBudget> {
+    match stated {
+        Some(text) => parse_write_budget(text).context("--flash-write-budget"),
+        None if rule == Admission::Svm && threshold.is_none() => Ok(BUDGET_USUAL),
+        None => Ok(WriteBudget::Unlimited),
+    }
+}
+
+/// Parses a budget for flash writes: `200GB/day`, `0.5dwpd` (drive writes a day), `0.3x` (bytes for each byte stored), `none`.
+fn parse_write_budget(text: &str) -> Result<WriteBudget> {
     let number = |digits: &str| {
         let number = digits.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
         number
@@ -409,12 +421,13 @@ impl Config {
         };
         let is_arbiter_a_flag = flags.arbiter.is_some();
         cache.evict = !flags.no_evict;
-        cache.threshold = flags.threshold;
         cache.idle_secs = flags.idle_tax;
         cache.admission = flags.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         if cache.admission == Admission::Oracle {
             bail!("--admission oracle: only `flashare-trace simulate` knows what will be asked for");
         }
+        cache.threshold = flags.threshold;
+        cache.flash_write_budget = write_budget(cache.admission, flags.threshold, flags.flash_write_budget.as_deref())?;
         cache.seed = flags.seed.unwrap_or_else(seed);
         if !flash.is_empty() {
             let bytes = flash.iter().map(|flash| flash.bytes).sum();
@@ -424,10 +437,6 @@ impl Config {
             cache.flash_devices = flash.iter().map(|flash| flash.bytes).collect();
             let rate = |text: &Option<String>| text.as_deref().map_or(Ok(0), |text| parse_size(text, 1));
             cache.flash_write_rate = rate(&flags.flash_write_rate).context("--flash-write-rate")?;
-            cache.flash_write_budget = match &flags.flash_write_budget {
-                Some(text) => parse_write_budget(text).context("--flash-write-budget")?,
-                None => WriteBudget::Unlimited,
-            };
             cache.flash_read_rate = rate(&flags.flash_read_rate).context("--flash-read-rate")?;
         }
         Ok(Config {

@@ -148,8 +148,9 @@ pub struct Flags {
     /// Bytes a second that may be written to flash; what is beyond is not admitted [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = OURS)]
     pub flash_write_rate: Option<String>,
-    /// What may be written to flash: bytes for a time (200GB/day), drive writes a day (0.5dwpd), or bytes for each byte that clients
-    /// store (0.3x). As much is admitted, the best of what there is; --threshold does not count then [default: no budget]
+    /// What may be written to flash: bytes for a time (200GB/day), drive writes a day (0.5dwpd), bytes for each byte that clients store
+    /// (0.3x), or none for no budget. It is spent on the best of what there is [default: 0.5x for the rule svm without a --threshold, else
+    /// none]
     #[arg(long, value_name = "BUDGET", help_heading = OURS)]
     pub flash_write_budget: Option<String>,
     /// Bytes a second that may be read from flash to recycle segments and to recover [default: no limit]
@@ -187,9 +188,9 @@ pub struct Flags {
     /// What is admitted to flash: svm (a model a tenant), all, none, random:P, second-hit, small-fifo
     #[arg(long, value_name = "RULE", default_value = "svm", help_heading = OURS)]
     pub admission: String,
-    /// Score that a model's verdict must exceed: higher writes less
-    #[arg(long, value_name = "SCORE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = OURS)]
-    pub threshold: f32,
+    /// Score that a model's verdict must exceed: higher writes less [default: whatever the write budget has room for; 0 without one]
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, help_heading = OURS)]
+    pub threshold: Option<f32>,
     /// Threads that clean memory when one cannot keep up with what is stored, that one counted in [default: 1, and one for each two of the
     /// workers, as far as there are cores; 4 at most]
     #[arg(long, value_name = "NUM", help_heading = OURS)]

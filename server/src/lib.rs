@@ -31,8 +31,8 @@ mod wear;
 
 pub use admin::{AdminAt, AdminConfig};
 pub use config::{
-    Config, Dialect, FlashPath, Security, TenantsFile, flash_settings, parse_size, parse_tenants, parse_write_budget,
-    read_tenants,
+    Config, Dialect, FlashPath, Security, TenantsFile, flash_settings, parse_size, parse_tenants, read_tenants,
+    write_budget,
 };
 pub use driver::Driver;
 pub use flags::Flags;

@@ -300,7 +300,7 @@ fn settings(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "arbiter", cache.registry().arbiter().name());
     stat(out, "flash_path", flash_paths(config));
     stat(out, "flash_bytes", cache.settings().flash.map_or(0, |flash| flash.bytes));
-    stat(out, "admission_threshold", cache.settings().threshold);
+    stat(out, "admission_threshold", threshold(cache));
 }
 
 /// One class, since the log has none: what monitoring reads of it is still true of all objects in DRAM.
@@ -569,9 +569,13 @@ fn extstore(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "extstore_io_queue", 0);
 }
 
+fn threshold(cache: &Cache) -> String {
+    cache.settings().threshold.map_or("none".to_owned(), |score| score.to_string())
+}
+
 fn predictor(cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "admission", cache.settings().admission.name());
-    stat(out, "threshold", cache.settings().threshold);
+    stat(out, "threshold", threshold(cache));
     stat(out, "horizon_ticks", cache.figures().horizon_ticks);
     write_budget(cache, None, &mut |key, value| stat(out, key, value));
     for tenant in cache.registry().tenants() {

@@ -53,6 +53,12 @@ const OPS: [(Op, &str); 11] = [
     (Op::Delete, "delete"),
 ];
 
+/// Reads `xN`: so many times a trace's own speed.
+pub(crate) fn parse_speed(text: &str) -> Option<f64> {
+    let factor = text.strip_prefix('x')?.parse::<f64>().ok()?;
+    (factor > 0.0 && factor.is_finite()).then_some(factor)
+}
+
 impl Op {
     /// Its name in traces.
     pub fn name(self) -> &'static str {

@@ -103,6 +103,11 @@ impl Cache {
         *self.write_overhead.lock() = (*all_written / all_records.max(1.0)).clamp(1.0, 2.0);
     }
 
+    /// Whether a tenant's writes fall under a budget, its own or that of the whole cache.
+    pub(super) fn has_budget(&self, tenant: u16) -> bool {
+        self.standing(tenant).paced.lock().is_some() || self.paced.lock().is_some()
+    }
+
     /// Whether the budgets that an object falls under, if any, have it written; `merit` is how much it deserves that, and dice.
     pub(super) fn is_within_budgets(&self, tenant: u16, bytes: usize, merit: impl FnOnce() -> (f32, f32)) -> bool {
         let (mut own, mut whole) = (self.standing(tenant).paced.lock(), self.paced.lock());

@@ -4,7 +4,9 @@
 //! published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
-use flash_store::Device;
+use std::time::{Duration, Instant};
+
+use flash_store::{Device, FlashStore};
 use log_memory::{Candidate, Relocated, SegmentId};
 use tenants::{Arbiter, Balance, Contestant, contest};
 
@@ -24,6 +26,11 @@ const DEAD_WEIGHT: usize = 10;
 const FILL_PERCENT: usize = 98;
 /// Times that relocation waits for a grace period before it gives an object up.
 const WAITS_MAX: usize = 10_000;
+/// Times that the background thread tries to make a place on flash for a record.
+const SERVICES_MAX: usize = 4;
+/// Longest time that a helper waits for it to do so, and how long between two looks.
+const SERVICE_MAX: Duration = Duration::from_secs(1);
+const SERVICE_LOOK: Duration = Duration::from_micros(50);
 /// Entries whose places in the index, and bytes, are fetched together.
 const ENTRIES_AHEAD: usize = 32;
 
@@ -167,13 +174,29 @@ impl Cache {
                     self.memory.prefetch_entry(entry.at, entry.hash);
                 }
             }
+            if let Some(flash) = &self.flash {
+                self.find_place(flash, background, device);
+            }
             let entry = &mut entries[*loser as usize];
             entry.gone = self.lose_entry(background, entry) != Loser::Kept;
-            if let (Some(flash), Some(device)) = (&self.flash, device)
-                && flash.wants_to_seal()
-            {
-                self.flush_step(flash, device, background);
-                self.recycle_step(flash, device, background);
+        }
+    }
+
+    /// Sees to it that records find a place on flash: the background thread, which has the device, by writing and recycling; another that
+    /// helps it by waiting for that. The device sets the pace. Whoever takes the last place meanwhile leaves its object in DRAM for this time.
+    fn find_place(&self, flash: &FlashStore, background: &mut Background, device: Option<&dyn Device>) {
+        let began = Instant::now();
+        for tries in 0.. {
+            if !flash.wants_service() {
+                return;
+            }
+            match device {
+                Some(device) if tries < SERVICES_MAX => {
+                    self.flush_step(flash, device, background);
+                    self.recycle_step(flash, device, background, 0);
+                }
+                None if began.elapsed() < SERVICE_MAX => std::thread::sleep(SERVICE_LOOK),
+                _ => return,
             }
         }
     }
@@ -181,7 +204,7 @@ impl Cache {
     fn lose_entry(&self, background: &mut Background, entry: &Entry) -> Loser {
         let worker = &mut background.worker;
         let guard = worker.participant.enter();
-        self.lose(&guard, &worker.hands, entry.at, entry.hash)
+        self.lose(&guard, &worker.hands, entry)
     }
 
     /// Moves what is still published of a segment's entries. Returns the bytes that were moved.

@@ -18,7 +18,7 @@ pub(crate) enum Loser {
     Demoted,
     /// It is gone.
     Dropped,
-    /// It is worth flash but found no place there: it stays this time.
+    /// It was asked for since it was ranked, or is worth flash but found no place there: it stays this time.
     Kept,
     /// It was stored anew or deleted meanwhile.
     Gone,
@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     pub(super) hash: u64,
     pub(super) worth: u64,
+    /// The tick of its last access: one that is asked for meanwhile is worth more than it was.
+    pub(super) accessed: u32,
     pub(super) tenant: u16,
     /// It has lost its place and been demoted or dropped, or was not there any more.
     pub(super) gone: bool,
@@ -65,13 +67,18 @@ impl Cache {
             score: score.flatten(),
         };
         let worth = rank.worth(&standing);
-        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, tenant, gone: false }
+        let accessed = object.access().last;
+        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, accessed, tenant, gone: false }
     }
 
     /// Decides on an object that lost its place in DRAM, and carries the decision out.
-    pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, at: Location, hash: u64) -> Loser {
+    pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, entry: &Entry) -> Loser {
+        let Entry { at, hash, accessed, .. } = *entry;
         let lock = self.memory.lock(hash);
         let Some(Part { owner: object, .. }) = self.memory.part_at(guard, at, hash) else { return Loser::Gone };
+        if object.access().last != accessed {
+            return Loser::Kept;
+        }
         let tenant = object.tenant();
         let observation = self.observe(&object);
         if self.is_sampled(hash) {
@@ -115,7 +122,7 @@ impl Cache {
     /// to flash or not. Without a budget there is no end to what could be written again.
     pub(super) fn is_worth_keeping(&self, hash: u64, record: &Record<'_>) -> bool {
         let head = &record.head;
-        if self.standing(head.tenant).paced.lock().is_none() && self.paced.lock().is_none() {
+        if !self.has_budget(head.tenant) {
             return false;
         }
         let idle = ticks_since(self.clock.tick(), self.clock.tick_at(head.accessed));
@@ -134,6 +141,12 @@ impl Cache {
         self.is_written(&offer, &observation)
     }
 
+    /// The score that has to be exceeded. A budget needs none: it is spent on the best of what there is.
+    fn threshold(&self, tenant: u16) -> f32 {
+        let usual = || if self.has_budget(tenant) { f32::NEG_INFINITY } else { 0.0 };
+        self.settings.threshold.unwrap_or_else(usual)
+    }
+
     /// Whether the rule has it written to flash, and the budgets too.
     fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
         let (model, deputy) = self.judge(offer.tenant);
@@ -141,7 +154,7 @@ impl Cache {
             observation,
             model: model.as_ref(),
             deputy,
-            threshold: self.settings.threshold,
+            threshold: self.threshold(offer.tenant),
             dice: self.dice_of(offer.hash),
             future: self.foresight.get().map(|foresees| foresees(offer.key)),
         };

@@ -44,9 +44,15 @@ impl Cache {
         written.and_then(|()| if syncs { device.sync() } else { Ok(()) }).is_ok()
     }
 
-    /// Recycles the oldest flash segment if none is free: what deserves it is rescued to DRAM, the rest is gone.
-    pub(crate) fn recycle_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) {
-        let Some(intent) = flash.wants_to_recycle() else { return };
+    /// Recycles the oldest flash segment if no more than `spare` are free: what deserves it is rescued to DRAM, the rest is gone.
+    pub(crate) fn recycle_step(
+        &self,
+        flash: &FlashStore,
+        device: &dyn Device,
+        background: &mut Background,
+        spare: usize,
+    ) {
+        let Some(intent) = flash.wants_to_recycle(spare) else { return };
         let Background { worker, buffer, .. } = background;
         let pages = flash.may_read_segment().then(|| {
             let mut pages = std::mem::take(buffer);

@@ -23,6 +23,8 @@ use crate::{Cache, Worker};
 const BUCKETS_A_STEP: usize = 4096;
 /// Clock buckets that one step turns.
 const SWEEP_A_STEP: usize = 256;
+/// Flash segments that are free besides the open one: one is recycled before it is needed, when DRAM has room for what is rescued.
+const RECYCLED_AHEAD: usize = 1;
 /// Free segments below which the cleaner is wanted.
 const SEGMENTS_LOW: usize = log_memory::SEGMENTS_SPARE + 2;
 
@@ -76,9 +78,10 @@ impl Cache {
     }
 
     /// Makes one cleaner pass beside [`Cache::step`], if segments are still few. Returns whether there is more to do at once: not while the
-    /// background thread has to write a flash segment first, since what should go there would find no place.
+    /// background thread has to write or recycle a flash segment first, since what should go there would find no place. Within a pass it
+    /// waits for that, for a second at most.
     pub fn help(&self, helper: &mut Helper) -> bool {
-        let waits = self.flash.as_ref().is_some_and(flash_store::FlashStore::wants_to_seal);
+        let waits = self.flash.as_ref().is_some_and(flash_store::FlashStore::wants_service);
         if waits || !self.is_short() {
             return false;
         }
@@ -120,13 +123,18 @@ impl Cache {
             self.budget_step(flash, background);
             recovers = self.recover_step(flash, device, background);
             self.flush_step(flash, device, background);
-            self.recycle_step(flash, device, background);
             self.sweep_step(flash);
         }
         if self.is_short() {
             self.clean_pass(background, device);
         } else {
             self.room_wanted.store(0, Ordering::Relaxed); // who waited can go on, or will ask again
+        }
+        if let (Some(flash), Some(device)) = (&self.flash, device)
+            && !self.is_short()
+        {
+            // now, and not within a pass: what is rescued needs room in DRAM
+            self.recycle_step(flash, device, background, RECYCLED_AHEAD);
         }
         growing || self.is_short() || recovers
     }

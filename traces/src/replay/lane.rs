@@ -19,12 +19,18 @@ use cache::IdMap;
 const BATCH_BYTES: usize = 16 << 10;
 /// Requests that an open loop lets wait for answers on a connection. What is due beyond waits for its turn, and its time counts.
 const WAITING_MAX: usize = 1 << 16;
+/// Closed loop: how far a request may be sent before another that comes earlier in the trace, in times of what is in flight.
+const AHEAD: usize = 4;
+/// Closed loop: chunks for each connection that a thread takes before it has sent others.
+const CHUNKS_MAX: usize = 4;
 /// Longest sleep of an open loop: fills are sent that soon.
 const NAP: Duration = Duration::from_micros(200);
 
 /// One request on its way to its connection; its key lies in its chunk.
 #[derive(Clone, Copy)]
 pub(super) struct Request {
+    /// Its place in the trace.
+    pub(super) at: u64,
     pub(super) key_at: u32,
     pub(super) key_bytes: u16,
     pub(super) kind: Kind,
@@ -141,7 +147,7 @@ impl Store {
         let Missed { awaited, ref key, value_bytes, ttl } = *miss;
         let Awaited { id, tenant, .. } = awaited;
         let key_bytes = key.len() as u16;
-        let request = Request { key_at: 0, key_bytes, kind: Kind::Set, id, tenant, value_bytes, ttl, due: 0.0 };
+        let request = Request { at: 0, key_at: 0, key_bytes, kind: Kind::Set, id, tenant, value_bytes, ttl, due: 0.0 };
         if self.version(id) != awaited.version {
             return None;
         }
@@ -186,12 +192,13 @@ fn judge(
     Ok(is_miss)
 }
 
-/// Takes the next batch off what is left of a chunk: up to `pipeline` requests. A key that was not there when it was last asked for
-/// is asked for once: its next request waits until the miss is filled, as in the application that was traced; others overtake it.
+/// Takes the next batch off what is left of a chunk: up to so many requests, of those that come before a place in the trace. A key that was
+/// not there when it was last asked for is asked for once: its next request waits until the miss is filled, as in the application that was
+/// traced; others overtake it.
 fn take_batch(
     requests: &[Request],
     left: &mut Vec<u32>,
-    pipeline: usize,
+    (pipeline, until): (usize, u64),
     batch: &mut Vec<u32>,
     is_there: impl Fn(KeyId) -> bool,
 ) {
@@ -199,23 +206,27 @@ fn take_batch(
     // so many bits say which keys were taken, or left; keys that share one are taken for the same, and wait a turn at no harm
     let (mut taken, mut kept) = ([0u64; WORDS], [0u64; WORDS]);
     batch.clear();
-    let mut count = 0;
-    for at in 0..left.len() {
-        let number = left[at];
+    let (mut seen, mut stay) = (0, 0);
+    while seen < left.len() && batch.len() < pipeline {
+        let number = left[seen];
         let request = &requests[number as usize];
+        if request.at >= until {
+            break;
+        }
         let bit = request.id as usize % (64 * WORDS);
         let (word, mask) = (bit / 64, 1u64 << (bit % 64));
         let may_follow = || taken[word] & mask == 0 || (request.kind == Kind::Get && is_there(request.id));
-        if batch.len() < pipeline && kept[word] & mask == 0 && may_follow() {
+        if kept[word] & mask == 0 && may_follow() {
             taken[word] |= mask;
             batch.push(number);
         } else {
             kept[word] |= mask;
-            left[count] = number;
-            count += 1;
+            left[stay] = number;
+            stay += 1;
         }
+        seen += 1;
     }
-    left.truncate(count);
+    left.drain(stay..seen);
 }
 
 /// A connection in a closed loop: fills of the batch before and as many requests as the pipeline takes, then their answers.
@@ -251,13 +262,15 @@ impl Lane {
         }
     }
 
-    /// Whether requests wait to be sent.
-    fn has_work(&self) -> bool {
-        !self.left.is_empty() || self.chunks.back().is_some_and(|chunk| !chunk.begun)
+    /// The place in the trace of the first request that waits to be sent, if any does.
+    fn front(&self) -> Option<u64> {
+        let begun = self.chunks.front().zip(self.left.first()).map(|(chunk, number)| &chunk.requests[*number as usize]);
+        let next = || self.chunks.iter().find(|chunk| !chunk.begun).and_then(|chunk| chunk.requests.first());
+        begun.or_else(next).map(|request| request.at)
     }
 
-    /// Sends the next batch. False if there is nothing to send.
-    fn begin(&mut self, sum: &Sum) -> Result<bool> {
+    /// Sends the next batch, of requests that come before `until` in the trace. False if there is nothing to send.
+    fn begin(&mut self, until: u64, sum: &Sum) -> Result<bool> {
         self.awaited.clear();
         for miss in self.missed.drain(..) {
             self.awaited.extend(self.store.fill(&miss));
@@ -276,7 +289,8 @@ impl Lane {
         self.batch.clear();
         if let Some(chunk) = self.chunks.front() {
             let (pipeline, store) = (self.store.manner.pipeline, &self.store);
-            take_batch(&chunk.requests, &mut self.left, pipeline, &mut self.batch, |id| store.is_there(id));
+            let limits = (pipeline, until);
+            take_batch(&chunk.requests, &mut self.left, limits, &mut self.batch, |id| store.is_there(id));
             self.batch.retain(|number| {
                 let request = &chunk.requests[*number as usize];
                 let Request { kind, id, tenant, .. } = *request;
@@ -321,7 +335,7 @@ impl Lane {
 }
 
 /// A thread's closed loops: while the server works on one connection's batch, the next one's is sent, so that neither waits for the
-/// other.
+/// other. The trace's order holds but for a few times what is in flight: a connection whose keys are rare waits for one whose keys are hot.
 pub(super) fn run_closed(
     ends: Vec<(Sender, Answers)>,
     manner: Manner,
@@ -343,17 +357,23 @@ fn serve_lanes(
     sum: &Sum,
 ) -> Result<()> {
     let mut is_open = true;
+    let in_flight: usize = lanes.iter().map(|lane| lane.store.manner.pipeline).sum();
     loop {
+        let mut waiting: usize = lanes.iter().map(|lane| lane.chunks.len()).sum();
+        while waiting < CHUNKS_MAX * lanes.len()
+            && let Ok((lane, chunk)) = chunks.try_recv()
+        {
+            lanes[lane].chunks.push_back(chunk);
+            waiting += 1;
+        }
+        let front = lanes.iter().filter_map(Lane::front).min().unwrap_or(0);
+        let until = front + (in_flight * AHEAD) as u64;
         let mut sent = false;
-        for at in 0..lanes.len() {
-            if !lanes[at].awaited.is_empty() {
-                lanes[at].end(latencies)?;
+        for lane in &mut *lanes {
+            if !lane.awaited.is_empty() {
+                lane.end(latencies)?;
             }
-            while is_open && !lanes[at].has_work() {
-                let Ok((lane, chunk)) = chunks.try_recv() else { break };
-                lanes[lane].chunks.push_back(chunk);
-            }
-            sent |= lanes[at].begin(sum)?;
+            sent |= lane.begin(until, sum)?;
         }
         if sent || lanes.iter().any(|lane| !lane.awaited.is_empty()) {
             continue;
@@ -362,7 +382,7 @@ fn serve_lanes(
             Ok((lane, chunk)) => lanes[lane].chunks.push_back(chunk),
             Err(_) => is_open = false,
         }
-        if !is_open && lanes.iter().all(|lane| !lane.has_work() && lane.missed.is_empty()) {
+        if !is_open && lanes.iter().all(|lane| lane.front().is_none() && lane.missed.is_empty()) {
             return Ok(());
         }
     }
@@ -503,14 +523,30 @@ fn read_answers(
 mod tests {
     use super::*;
 
+    fn requests(ids: &[u64]) -> Vec<Request> {
+        let request = |(at, id): (usize, &u64)| {
+            let at = at as u64 * 10;
+            Request {
+                at,
+                key_at: 0,
+                key_bytes: 1,
+                kind: Kind::Get,
+                id: *id,
+                tenant: 0,
+                value_bytes: 0,
+                ttl: 0,
+                due: 0.0,
+            }
+        };
+        ids.iter().enumerate().map(request).collect()
+    }
+
     #[test]
     fn a_key_that_may_be_missing_is_not_asked_for_twice_in_a_batch() {
-        let request =
-            |id| Request { key_at: 0, key_bytes: 1, kind: Kind::Get, id, tenant: 0, value_bytes: 0, ttl: 0, due: 0.0 };
-        let all: Vec<Request> = [1, 2, 3, 2, 4, 2].map(request).to_vec();
+        let all = requests(&[1, 2, 3, 2, 4, 2]);
         let mut batch = Vec::new();
         let mut next = |left: &mut Vec<u32>, pipeline, is_there: bool| {
-            take_batch(&all, left, pipeline, &mut batch, |_| is_there);
+            take_batch(&all, left, (pipeline, 1000), &mut batch, |_| is_there);
             batch.clone()
         };
         let mut left = (0..6).collect();
@@ -523,5 +559,15 @@ mod tests {
         assert_eq!(next(&mut left, 2, false), [4, 5]);
         let mut left = (0..6).collect();
         assert_eq!(next(&mut left, 8, true), [0, 1, 2, 3, 4, 5], "what is there may be asked for again at once");
+    }
+
+    #[test]
+    fn what_comes_much_later_in_the_trace_waits() {
+        let all = requests(&[1, 2, 2, 3, 4]);
+        let (mut left, mut batch) = ((0..5).collect(), Vec::new());
+        take_batch(&all, &mut left, (8, 40), &mut batch, |_| false);
+        assert_eq!((batch.as_slice(), left.as_slice()), ([0, 1, 3].as_slice(), [2, 4].as_slice()));
+        take_batch(&all, &mut left, (8, 20), &mut batch, |_| false);
+        assert_eq!((batch.len(), left.len()), (0, 2));
     }
 }

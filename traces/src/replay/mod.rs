@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::event::{Event, wire_key};
+use crate::event::{Event, parse_speed, wire_key};
 use crate::figures::{Course, Moment, Report, ServerCost, write_json, write_windows};
 use crate::format::{Reader, Reading};
 use crate::progress::Progress;
@@ -112,9 +112,8 @@ impl Replay {
             (Some(rate), _) => bail!("--rate {rate}: take a rate above 0"),
             (None, "max") => Ok(Pace::Closed),
             (None, text) => {
-                let factor = text.strip_prefix('x').and_then(|factor| factor.parse::<f64>().ok());
-                let factor = factor.filter(|factor| *factor > 0.0);
-                factor.map(Pace::Trace).with_context(|| format!("--speed {text}: take max, or xN such as x10"))
+                let speed = parse_speed(text).map(Pace::Trace);
+                speed.with_context(|| format!("--speed {text}: take max, or xN such as x10"))
             }
         }
     }
@@ -259,6 +258,7 @@ impl Run<'_> {
             let lane = (id >> 32) as usize % lanes.count;
             let chunk = &mut chunks[lane];
             chunk.requests.push(Request {
+                at: count,
                 key_at: chunk.keys.len() as u32,
                 key_bytes: key.len() as u16,
                 kind: event.op.kind(),
@@ -269,8 +269,9 @@ impl Run<'_> {
                 due,
             });
             chunk.keys.extend_from_slice(&key);
-            if chunk.requests.len() == CHUNK && !lanes.send(lane, std::mem::take(chunk)) {
-                return Ok(()); // its thread says why it ended
+            // all of them, so that each connection knows what comes before
+            if chunk.requests.len() == CHUNK && !lanes.send_all(&mut chunks) {
+                return Ok(()); // a thread says why it ended
             }
             // a quiet connection does not wait for a whole chunk beyond the time at which its requests are due
             if due > flushed + 0.01 {

@@ -75,7 +75,10 @@ fn hits_by_writes(runs: &[Run], of: impl Fn(&Report) -> Option<&Figures>) -> Vec
         let states_both = MUCH_OR_LITTLE.iter().all(|name| settings.contains_key(*name));
         let is_axis = |name: &String| MUCH_OR_LITTLE.contains(&name.as_str()) && !(states_both && name == THRESHOLD);
         let words = settings.iter().filter(|(name, _)| varies(name) && !is_axis(name));
-        let words: Vec<String> = words.map(|(name, value)| format!("{name} {value}")).collect();
+        let mut words: Vec<String> = words.map(|(name, value)| format!("{name} {value}")).collect();
+        if settings.contains_key(THRESHOLD) && !states_both {
+            words.push("by threshold".to_owned());
+        }
         let name = if words.is_empty() { run.name.clone() } else { words.join(", ") };
         let point = (figures.flash_bytes_written as f64, figures.hit_ratio);
         match lines.iter_mut().find(|line| line.name == name) {

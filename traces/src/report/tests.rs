@@ -56,6 +56,7 @@ fn runs_that_differ_in_how_much_they_write_are_one_line() {
     let svm = ("admission", "svm");
     let runs = [
         of(&[svm, ("threshold", "1")], 300),
+        of(&[svm], 200),
         of(&[svm, ("flash-write-budget", "0.1x")], 100),
         of(&[("admission", "all")], 900),
         of(&[svm, ("threshold", "-9"), ("flash-write-budget", "0.1x")], 100),
@@ -65,9 +66,14 @@ fn runs_that_differ_in_how_much_they_write_are_one_line() {
     let told: Vec<_> = plot.lines.iter().map(|line| (line.name.as_str(), line.points.len(), line.dots)).collect();
     assert_eq!(
         told,
-        [("admission svm", 2, false), ("admission all", 1, true), ("admission svm, threshold -9", 1, true)]
+        [
+            ("admission svm, by threshold", 1, true),
+            ("admission svm", 2, false),
+            ("admission all", 1, true),
+            ("admission svm, threshold -9", 1, true)
+        ]
     );
-    assert_eq!(plot.lines[0].points[0].0, 100.0, "in the order of what was written");
+    assert_eq!(plot.lines[1].points[0].0, 100.0, "in the order of what was written");
 }
 
 #[test]

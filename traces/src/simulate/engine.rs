@@ -14,7 +14,7 @@ const REQUESTS_A_STEP: u64 = 512;
 /// Of the keys whose values are not all checked, those are whose hash has these bits clear: one in sixteen.
 const VERIFIED_MASK: u64 = 15;
 /// Requests between trainings.
-const REQUESTS_A_TRAINING: u64 = 10_000;
+const REQUESTS_A_TRAINING: u64 = 1_000;
 
 pub(super) struct Simulation<'c> {
     cache: &'c Cache,
@@ -39,6 +39,8 @@ pub(super) struct Simulation<'c> {
     filler: Vec<u8>,
     /// Requests between a miss and the store that fills it.
     in_flight: u64,
+    /// Trace seconds in one of the cache's.
+    speed: f64,
     /// Fills that are under way, in the order in which they arrive.
     fills: VecDeque<Fill>,
 }
@@ -60,7 +62,8 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool, in_flight: u64) -> Simulation<'c> {
+    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool, pace: (u64, f64)) -> Simulation<'c> {
+        let (in_flight, speed) = pace;
         Simulation {
             cache,
             device,
@@ -80,6 +83,7 @@ impl<'c> Simulation<'c> {
             verified_mask: if verify_all { 0 } else { VERIFIED_MASK },
             filler: Vec::new(),
             in_flight,
+            speed,
             fills: VecDeque::new(),
         }
     }
@@ -87,7 +91,7 @@ impl<'c> Simulation<'c> {
     pub(super) fn serve(&mut self, tenant_name: &str, event: &Event) -> Result<()> {
         self.first.get_or_insert(event.time);
         self.last = event.time;
-        self.cache.advance((event.time.max(0.0) as u32).saturating_add(1));
+        self.cache.advance(((event.time.max(0.0) / self.speed) as u32).saturating_add(1));
         let mut key = std::mem::take(&mut self.key);
         wire_key(tenant_name, event, &mut key);
         let tenant = self.cache.tenant_of(&key);

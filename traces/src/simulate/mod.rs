@@ -15,7 +15,7 @@ use cache::{Admission, Arbiter, Cache, CacheSettings, Device, MemoryDevice, Rank
 use clap::Args;
 use serde::Serialize;
 
-use crate::event::Event;
+use crate::event::{Event, parse_speed};
 use crate::figures::{Course, Moment, Report, write_json, write_windows};
 use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
@@ -56,10 +56,11 @@ pub struct Simulate {
     /// What is admitted to flash: svm, all, none, random:P, second-hit, small-fifo, oracle
     #[arg(long, value_name = "RULE", default_value = "svm")]
     pub admission: String,
-    /// Score that a model's verdict must exceed
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub threshold: f32,
-    /// What may be written to flash, as the server's --flash-write-budget: 200GB/day, 0.5dwpd, 0.3x
+    /// Score that a model's verdict must exceed [default: whatever the write budget has room for; 0 without one]
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    pub threshold: Option<f32>,
+    /// What may be written to flash, as the server's --flash-write-budget: 200GB/day, 0.5dwpd, 0.3x, none [default: 0.5x for the rule svm
+    /// without a --threshold, else none]
     #[arg(long, value_name = "BUDGET")]
     pub flash_write_budget: Option<String>,
     /// Write the samples that models are trained on to this file, as CSV: tenant, features, whether it was read again
@@ -98,6 +99,9 @@ pub struct Simulate {
     /// pipelines
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub in_flight: u64,
+    /// xN: N times the trace's own speed, as of a replay: what times to live and budgets for a time see of it
+    #[arg(long, value_name = "SPEED", default_value = "x1")]
+    pub speed: String,
     /// Seed of hashes and dice: equal seeds make equal runs
     #[arg(long, default_value_t = 0x5eed)]
     pub seed: u64,
@@ -159,6 +163,8 @@ impl Simulate {
         }
         settings.admission = self.admission.parse::<Admission>().map_err(anyhow::Error::msg).context("--admission")?;
         settings.threshold = self.threshold;
+        settings.flash_write_budget =
+            server::write_budget(settings.admission, self.threshold, self.flash_write_budget.as_deref())?;
         settings.exact_order = self.exact_order;
         settings.seed = self.seed;
         if flash > 0 {
@@ -166,9 +172,6 @@ impl Simulate {
             let segment = self.flash_segment.as_deref().map(|text| server::parse_size(text, 1)).transpose()?;
             flash.segment_bytes = segment.map(|bytes| bytes as usize);
             settings.flash = Some(flash);
-            if let Some(budget) = &self.flash_write_budget {
-                settings.flash_write_budget = server::parse_write_budget(budget).context("--flash-write-budget")?;
-            }
         }
         Ok(settings)
     }
@@ -224,7 +227,9 @@ impl Simulate {
             cache.foresee(future.foresight());
         }
         let samples = self.samples.as_deref().map(|path| samples::listen(path, &cache)).transpose()?;
-        let mut simulation = Simulation::new(&cache, device, self.verify_all, self.in_flight);
+        let speed = parse_speed(&self.speed);
+        let pace = (self.in_flight, speed.with_context(|| format!("--speed {}: take xN such as x10", self.speed))?);
+        let mut simulation = Simulation::new(&cache, device, self.verify_all, pace);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
@@ -283,9 +288,7 @@ impl Simulate {
     fn stated(&self) -> std::collections::BTreeMap<String, String> {
         let mut all =
             vec![("dram", self.dram.clone()), ("flash", self.flash.clone()), ("admission", self.admission.clone())];
-        if self.threshold != 0.0 {
-            all.push(("threshold", self.threshold.to_string()));
-        }
+        all.extend(self.threshold.map(|threshold| ("threshold", threshold.to_string())));
         all.extend(self.flash_write_budget.clone().map(|budget| ("flash-write-budget", budget)));
         all.extend(self.rank.clone().map(|rank| ("rank", rank)));
         all.extend(self.arbiter.clone().map(|arbiter| ("arbiter", arbiter)));

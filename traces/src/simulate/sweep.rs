@@ -61,7 +61,10 @@ fn combinations(base: &Simulate) -> Result<Vec<Simulate>> {
                         run.reserved_share =
                             value.parse().ok().with_context(|| format!("reserved-share={value}: no number"))?;
                     }
-                    _ => run.threshold = value.parse().ok().with_context(|| format!("threshold={value}: no number"))?,
+                    _ => {
+                        let threshold = value.parse().ok().with_context(|| format!("threshold={value}: no number"))?;
+                        run.threshold = Some(threshold);
+                    }
                 }
                 next.push(run);
             }
