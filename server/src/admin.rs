@@ -2,7 +2,7 @@
 //! Unix socket; elsewhere, and where `--admin-token` names one, who has the token.
 //!
 //! `GET /healthz`, `GET /metrics` (Prometheus text), `GET /tenants`, `GET`, `PUT` and `DELETE
-//! /tenants/NAME`, `GET /curves/NAME`, `GET /advice`.
+//! /tenants/NAME`, `GET /curves/NAME`, `GET /advice`, `POST /config`.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -15,7 +15,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use cache::{Aim, Cache, DEFAULT_TENANT, Demand, RegistryError, TenantSpec, Terms};
 use serde::Deserialize;
@@ -152,8 +152,9 @@ async fn serve(listener: Listener, shared: Shared, mut stopped: watch::Receiver<
         .route("/tenants/{name}", get(tenant).put(put).delete(remove))
         .route("/curves/{name}", get(curve))
         .route("/advice", get(advice))
+        .route("/config", post(write_config))
         .fallback(|| async {
-            let there = "there is /healthz, /metrics, /tenants, /tenants/NAME, /curves/NAME and /advice";
+            let there = "there is /healthz, /metrics, /tenants, /tenants/NAME, /curves/NAME, /advice and /config";
             refuse(StatusCode::NOT_FOUND, there)
         })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), admit))
@@ -388,6 +389,17 @@ async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> 
     match changed {
         Ok(()) => Json(json!({ "removed": name })).into_response(),
         Err(error) => refuse_change(&error),
+    }
+}
+
+/// Writes what was changed into the configuration, so that it outlives this process and the next reload.
+async fn write_config(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(path) = &shared.server.config.tenants_file else {
+        return refuse(StatusCode::CONFLICT, "there is no file to write: start with --config FILE");
+    };
+    match shared.tenancy.save(path) {
+        Ok(()) => Json(json!({ "written": path })).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
     }
 }
 

@@ -274,7 +274,7 @@ pub fn write_budget(rule: Admission, threshold: Option<f32>, stated: Option<&str
 }
 
 /// Parses a budget for flash writes: `200GB/day`, `0.5dwpd` (drive writes a day), `0.3x` (bytes for each byte stored), `none`.
-fn parse_write_budget(text: &str) -> Result<WriteBudget> {
+pub(crate) fn parse_write_budget(text: &str) -> Result<WriteBudget> {
     let number = |digits: &str| {
         let number = digits.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
         number

@@ -19,6 +19,7 @@ mod options;
 mod output;
 mod patient;
 mod restart;
+mod rewrite;
 mod serve;
 mod session;
 mod shared;

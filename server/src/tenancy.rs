@@ -1,6 +1,6 @@
 //! Changing tenants while they are served: what a reload and the admin socket do. One change at a time; each is whole or not at all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::listen::Ports;
 use crate::restart;
+use crate::rewrite::rewrite;
 
 /// Who may change tenants, and what has to follow.
 pub(crate) struct Tenancy {
@@ -33,9 +34,19 @@ impl Tenancy {
     /// Changes the present specs as `change` says.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Vec<TenantSpec>) -> Result<()>) -> Result<()> {
         let _turn = self.turn.lock();
-        let mut specs = self.cache.registry().tenants().map(|tenant| tenant.spec()).collect();
+        let mut specs = self.specs();
         change(&mut specs)?;
         self.revise(&specs)
+    }
+
+    /// Brings a configuration file up to date with the present specs.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        let _turn = self.turn.lock();
+        rewrite(path, &self.specs())
+    }
+
+    fn specs(&self) -> Vec<TenantSpec> {
+        self.cache.registry().tenants().map(|tenant| tenant.spec()).collect()
     }
 
     fn revise(&self, specs: &[TenantSpec]) -> Result<()> {

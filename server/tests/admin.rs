@@ -68,6 +68,28 @@ fn tenants_are_told_and_reserved_anew_while_they_are_served() {
 }
 
 #[test]
+fn changes_are_written_into_the_configuration() {
+    let rig = start(&[]);
+    let path = rig.folder.path().join("tenants.toml");
+    std::fs::write(&path, format!("# by hand\n{TENANTS}")).unwrap();
+    assert_eq!(rig.json("PUT", "/tenants/a", r#"{"reserved": "3MiB"}"#).0, 200);
+    assert_eq!(rig.json("PUT", "/tenants/c", r#"{"prefix": "c:", "max_requests": 50}"#).0, 201);
+    assert_eq!(rig.json("DELETE", "/tenants/b", "").0, 200);
+    let (status, answer) = rig.json("POST", "/config", "");
+    assert_eq!((status, answer["written"].as_str()), (200, path.to_str()));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("# by hand\n") && text.contains("max_requests = 50"), "{text}");
+    rig.server.running.as_ref().unwrap().reload();
+    assert_eq!((rig.reserved("a"), rig.json("GET", "/tenants/c", "").0), (3 << 20, 200));
+    assert_eq!(rig.json("GET", "/tenants/b", "").0, 404);
+    // what cannot be written is said, and nothing changes
+    std::fs::write(&path, "nonsense").unwrap();
+    let (status, answer) = rig.json("POST", "/config", "");
+    assert!(status == 500 && answer["error"].as_str().unwrap().contains("tenants.toml"), "{answer}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "nonsense");
+}
+
+#[test]
 fn what_cannot_be_is_refused_whole_with_the_reason() {
     let rig = start(&[]);
     for (path, body, status, reason) in [
