@@ -33,6 +33,8 @@ const CHUNK: usize = 512;
 const CHUNKS_WAITING: usize = 8;
 /// Between moments that are noted.
 const MOMENT: Duration = Duration::from_millis(500);
+/// Time in which a server finishes what it has begun, before it is asked what it has written.
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// What is done about a miss.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -155,6 +157,9 @@ impl Replay {
         };
         let failed = run.go(&mut reader, &mut control, manner).err();
         let seconds = run.began.elapsed().as_secs_f64();
+        if !self.no_stats {
+            std::thread::sleep(SETTLES); // writes that are under way
+        }
         // a server that is gone says nothing more
         let after = control.read().unwrap_or_default();
         let tally = sum.tally();
