@@ -171,16 +171,18 @@ impl Plot {
             .label_style(("sans-serif", 13))
             .draw()?;
         for (number, line) in self.lines.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
+            // where colours come round again, what was filled is hollow, and what was thick is thin
+            let (round, colour) = (number / COLOURS.len(), COLOURS[number % COLOURS.len()]);
+            let style = if round == 0 { colour.filled() } else { colour.stroke_width(2) };
             let points = line.points.iter().map(|(x, y)| (place(self.x.1, *x), place(self.y.1, *y)));
             if line.dots {
-                chart.draw_series(points.map(|point| Circle::new(point, 5, colour.filled())))?;
+                chart.draw_series(points.map(|point| Circle::new(point, 5, style)))?;
             } else {
-                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(if round == 0 { 2 } else { 1 })))?;
             }
             if is_named && number < NAMES_MAX {
                 let top = 52 + 17 * number as i32;
-                names.draw(&Rectangle::new([(2, top), (14, top + 9)], colour.filled()))?;
+                names.draw(&Rectangle::new([(2, top), (14, top + 9)], style))?;
                 names.draw(&Text::new(shortened(&line.name), (20, top - 2), ("sans-serif", 13)))?;
             }
         }

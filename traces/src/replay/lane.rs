@@ -19,8 +19,6 @@ use cache::IdMap;
 const BATCH_BYTES: usize = 16 << 10;
 /// Requests that an open loop lets wait for answers on a connection. What is due beyond waits for its turn, and its time counts.
 const WAITING_MAX: usize = 1 << 16;
-/// Closed loop: how far a request may be sent before another that comes earlier in the trace, in times of what is in flight.
-const AHEAD: usize = 4;
 /// Closed loop: chunks for each connection that a thread takes before it has sent others.
 const CHUNKS_MAX: usize = 4;
 /// Longest sleep of an open loop: fills are sent that soon.
@@ -335,7 +333,7 @@ impl Lane {
 }
 
 /// A thread's closed loops: while the server works on one connection's batch, the next one's is sent, so that neither waits for the
-/// other. The trace's order holds but for a few times what is in flight: a connection whose keys are rare waits for one whose keys are hot.
+/// other. The trace's order holds but for as many requests as may be in flight: a connection whose keys are rare waits for one whose keys are hot.
 pub(super) fn run_closed(
     ends: Vec<(Sender, Answers)>,
     manner: Manner,
@@ -367,7 +365,7 @@ fn serve_lanes(
             waiting += 1;
         }
         let front = lanes.iter().filter_map(Lane::front).min().unwrap_or(0);
-        let until = front + (in_flight * AHEAD) as u64;
+        let until = front + in_flight as u64;
         let mut sent = false;
         for lane in &mut *lanes {
             if !lane.awaited.is_empty() {
