@@ -19,6 +19,8 @@ use cache::IdMap;
 const BATCH_BYTES: usize = 16 << 10;
 /// Requests that an open loop lets wait for answers on a connection. What is due beyond waits for its turn, and its time counts.
 const WAITING_MAX: usize = 1 << 16;
+/// Closed loop: how far at least a request may be sent before another that comes earlier in the trace.
+const AHEAD_MIN: u64 = 32;
 /// Closed loop: chunks for each connection that a thread takes before it has sent others.
 const CHUNKS_MAX: usize = 4;
 /// Longest sleep of an open loop: fills are sent that soon.
@@ -356,6 +358,7 @@ fn serve_lanes(
 ) -> Result<()> {
     let mut is_open = true;
     let in_flight: usize = lanes.iter().map(|lane| lane.store.manner.pipeline).sum();
+    let ahead = (in_flight as u64).max(AHEAD_MIN);
     loop {
         let mut waiting: usize = lanes.iter().map(|lane| lane.chunks.len()).sum();
         while waiting < CHUNKS_MAX * lanes.len()
@@ -365,7 +368,7 @@ fn serve_lanes(
             waiting += 1;
         }
         let front = lanes.iter().filter_map(Lane::front).min().unwrap_or(0);
-        let until = front + in_flight as u64;
+        let until = front + ahead;
         let mut sent = false;
         for lane in &mut *lanes {
             if !lane.awaited.is_empty() {

@@ -14,7 +14,7 @@ const REQUESTS_A_STEP: u64 = 512;
 /// Of the keys whose values are not all checked, those are whose hash has these bits clear: one in sixteen.
 const VERIFIED_MASK: u64 = 15;
 /// Requests between trainings.
-const REQUESTS_A_TRAINING: u64 = 1_000;
+const REQUESTS_A_TRAINING: u64 = 4_000;
 
 pub(super) struct Simulation<'c> {
     cache: &'c Cache,
