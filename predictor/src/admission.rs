@@ -143,6 +143,8 @@ impl Admission {
             (Admission::Random(share), _) => candidate.thrown() < share,
             (Admission::Plain(plain), _) => plain.admits(seen),
             (Admission::Oracle, _) => candidate.future.unwrap_or(false),
+            // whatever the verdict: nobody needs to ask for it
+            (Admission::Svm, _) if candidate.threshold == f32::NEG_INFINITY => true,
             (Admission::Svm, Some(model)) => model.score(&seen.features()) > candidate.threshold,
             (Admission::Svm, None) => {
                 (if candidate.deputy.admits(seen) { ADMITTED } else { REFUSED }) > candidate.threshold

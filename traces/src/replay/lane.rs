@@ -198,7 +198,8 @@ fn judge(
 fn take_batch(
     requests: &[Request],
     left: &mut Vec<u32>,
-    (pipeline, until): (usize, u64),
+    pipeline: usize,
+    until: u64,
     batch: &mut Vec<u32>,
     is_there: impl Fn(KeyId) -> bool,
 ) {
@@ -289,8 +290,7 @@ impl Lane {
         self.batch.clear();
         if let Some(chunk) = self.chunks.front() {
             let (pipeline, store) = (self.store.manner.pipeline, &self.store);
-            let limits = (pipeline, until);
-            take_batch(&chunk.requests, &mut self.left, limits, &mut self.batch, |id| store.is_there(id));
+            take_batch(&chunk.requests, &mut self.left, pipeline, until, &mut self.batch, |id| store.is_there(id));
             self.batch.retain(|number| {
                 let request = &chunk.requests[*number as usize];
                 let Request { kind, id, tenant, .. } = *request;
@@ -547,7 +547,7 @@ mod tests {
         let all = requests(&[1, 2, 3, 2, 4, 2]);
         let mut batch = Vec::new();
         let mut next = |left: &mut Vec<u32>, pipeline, is_there: bool| {
-            take_batch(&all, left, (pipeline, 1000), &mut batch, |_| is_there);
+            take_batch(&all, left, pipeline, 1000, &mut batch, |_| is_there);
             batch.clone()
         };
         let mut left = (0..6).collect();
@@ -566,9 +566,9 @@ mod tests {
     fn what_comes_much_later_in_the_trace_waits() {
         let all = requests(&[1, 2, 2, 3, 4]);
         let (mut left, mut batch) = ((0..5).collect(), Vec::new());
-        take_batch(&all, &mut left, (8, 40), &mut batch, |_| false);
+        take_batch(&all, &mut left, 8, 40, &mut batch, |_| false);
         assert_eq!((batch.as_slice(), left.as_slice()), ([0, 1, 3].as_slice(), [2, 4].as_slice()));
-        take_batch(&all, &mut left, (8, 20), &mut batch, |_| false);
+        take_batch(&all, &mut left, 8, 20, &mut batch, |_| false);
         assert_eq!((batch.len(), left.len()), (0, 2));
     }
 }

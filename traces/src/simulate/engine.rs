@@ -62,8 +62,13 @@ enum Got {
 }
 
 impl<'c> Simulation<'c> {
-    pub(super) fn new(cache: &'c Cache, device: &'c dyn Device, verify_all: bool, pace: (u64, f64)) -> Simulation<'c> {
-        let (in_flight, speed) = pace;
+    pub(super) fn new(
+        cache: &'c Cache,
+        device: &'c dyn Device,
+        verify_all: bool,
+        in_flight: u64,
+        speed: f64,
+    ) -> Simulation<'c> {
         Simulation {
             cache,
             device,

@@ -227,9 +227,8 @@ impl Simulate {
             cache.foresee(future.foresight());
         }
         let samples = self.samples.as_deref().map(|path| samples::listen(path, &cache)).transpose()?;
-        let speed = parse_speed(&self.speed);
-        let pace = (self.in_flight, speed.with_context(|| format!("--speed {}: take xN such as x10", self.speed))?);
-        let mut simulation = Simulation::new(&cache, device, self.verify_all, pace);
+        let speed = parse_speed(&self.speed).with_context(|| format!("--speed {}: take xN such as x10", self.speed))?;
+        let mut simulation = Simulation::new(&cache, device, self.verify_all, self.in_flight, speed);
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
