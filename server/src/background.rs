@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use cache::{Cache, Device, PartState, Trained};
 
+use crate::limits::LIMITS_FILLED;
 use crate::patient::{PatientDevice, PatientWriter};
+use crate::priority;
 use crate::restart;
 use crate::shared::Server;
 use crate::telling::tell_evicted;
@@ -17,8 +19,6 @@ use crate::watch::Topic;
 const CLEANER_SLEEP: Duration = Duration::from_millis(20);
 /// Steps in a row after which memory was still short, before others are called to help.
 const BEHIND_STEPS: u32 = 2;
-/// Shortest time between two fillings of what tenants may ask for.
-const METER_LOOK: Duration = Duration::from_millis(10);
 /// The part of a core that the trainer may take for long, and what it may take at first, when there is everything to learn.
 const TRAINER_PART: u32 = 40;
 const TRAINER_SAVED: Duration = Duration::from_secs(10);
@@ -128,6 +128,7 @@ fn clean(
     helpers: &[Thread],
     stop: &AtomicBool,
 ) {
+    priority::of_background();
     let _on_panic = AbortOnPanic;
     let mut background = cache.background();
     if let Some(writer) = writer {
@@ -140,7 +141,7 @@ fn clean(
     while !stop.load(Ordering::Relaxed) {
         cache.advance(server.now());
         let passed = metered.elapsed();
-        if passed >= METER_LOOK {
+        if passed >= LIMITS_FILLED {
             metered += passed;
             cache.pass_limits(u32::try_from(passed.as_millis()).unwrap_or(u32::MAX));
         }
@@ -170,6 +171,7 @@ fn clean(
 
 /// Makes cleaner passes when it is called, as long as memory is short.
 fn help(cache: &Cache, stop: &AtomicBool) {
+    priority::of_background();
     let _on_panic = AbortOnPanic;
     let mut helper = cache.helper();
     while !stop.load(Ordering::Relaxed) {
@@ -257,6 +259,7 @@ fn sync(cache: &Cache, every: Duration, stop: &AtomicBool) {
 
 /// Trains what is to be trained, in a bounded share of a core: what it may work is saved up, to [`TRAINER_SAVED`], and spent by working.
 fn train(cache: &Cache, stop: &AtomicBool) {
+    priority::of_background();
     let (begun, mut worked) = (Instant::now(), Duration::ZERO);
     let mut forgone = Duration::ZERO; // what was not saved, because enough was
     while !stop.load(Ordering::Relaxed) {

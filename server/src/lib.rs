@@ -18,6 +18,7 @@ mod operator;
 mod options;
 mod output;
 mod patient;
+mod priority;
 mod restart;
 mod rewrite;
 mod serve;

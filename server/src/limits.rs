@@ -1,9 +1,14 @@
 //! What a tenant's clients may ask for: looked at before a request is served, and only where some tenant has limits.
 
+use std::time::Duration;
+
 use cache::{Cache, Exceeded};
 use protocol::{KEY_BYTES_MAX, Keys, Meta, Request};
 
 use crate::session::Connection;
+
+/// Time between two fillings of what tenants may ask for.
+pub(crate) const LIMITS_FILLED: Duration = Duration::from_millis(10);
 
 /// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,6 +15,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Object, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
@@ -144,8 +145,10 @@ enum Pause {
     None,
     /// It waits for this read before its next change can be decided.
     Change(Slot),
-    /// Memory is short: the cleaner has to free some. Or its tenant has asked for too much.
+    /// Memory is short: the cleaner has to free some.
     Room,
+    /// Its tenant has asked for too much: it is not heard until then.
+    Held(Instant),
 }
 
 /// A connection's protocol state.
@@ -270,11 +273,12 @@ impl Connection {
         }
     }
 
-    /// Who asks for more than it may waits a moment before it is heard again: refusing costs nearly as much as serving.
+    /// Who asks for more than it may is not heard for a while, whatever else comes: refusing costs as much as serving. What it sends waits in
+    /// the socket.
     pub(crate) fn hold_back(&mut self, refusal: Refusal) -> bool {
         let held = matches!(refusal, Refusal::Rate(_));
         if held {
-            self.pause = Pause::Room;
+            self.pause = Pause::Held(Instant::now() + self.server.next_hold());
         }
         held
     }
@@ -301,8 +305,10 @@ impl Connection {
     /// Serves what has arrived, as far as limits and flash allow. Returns whether memory was stored, so that the cleaner may
     /// be wanted.
     pub fn serve(&mut self, cache: &Cache, worker: &mut Worker) -> bool {
-        if matches!(self.pause, Pause::Change(_)) {
-            return false;
+        match self.pause {
+            Pause::Change(_) => return false,
+            Pause::Held(until) if Instant::now() < until => return false,
+            _ => {}
         }
         #[cfg(feature = "null")]
         if self.dialect != Dialect::Binary {
@@ -1056,6 +1062,14 @@ impl Connection {
     /// Whether it waits for memory: try [`Connection::serve`] again in a moment.
     pub fn is_stalled(&self) -> bool {
         self.pause == Pause::Room
+    }
+
+    /// Until when it is not heard, if its tenant has asked for too much: [`Connection::serve`] does nothing before.
+    pub fn held_until(&self) -> Option<Instant> {
+        match self.pause {
+            Pause::Held(until) => Some(until),
+            _ => None,
+        }
     }
 
     /// Whether there is input that could be served now that output was sent.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use cache::{Cache, Totals};
@@ -14,6 +14,7 @@ use crate::auth::Credentials;
 use crate::config::Config;
 use crate::detail::Details;
 use crate::driver::Driver;
+use crate::limits::LIMITS_FILLED;
 use crate::options::REPLY_BYTES;
 use crate::tls::Tls;
 use crate::watch::Watchers;
@@ -94,6 +95,7 @@ pub struct Server {
     pub(crate) listen_disabled: AtomicU64,
     pub(crate) idle_kicks: AtomicU64,
     pub(crate) yields: AtomicU64,
+    holds: AtomicU32,
     pub(crate) bytes_read: AtomicU64,
     pub(crate) bytes_written: AtomicU64,
     pub(crate) too_large: AtomicU64,
@@ -117,6 +119,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// How long a connection is not heard whose tenant has asked for too much: about as long as it takes for limits to be filled again. No two
+    /// in a row are alike, so that those who are held back do not come back all at once.
+    pub(crate) fn next_hold(&self) -> Duration {
+        const GOLDEN: u32 = 0x9e37_79b9;
+        let spread = self.holds.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN);
+        LIMITS_FILLED.mul_f64(0.5 + f64::from(spread) / f64::from(u32::MAX))
+    }
+
     /// Replies that may wait at once on a worker.
     pub(crate) fn replies_max(&self) -> usize {
         match self.config.options.reply_bytes {
@@ -145,6 +155,7 @@ impl Server {
             listen_disabled: AtomicU64::new(0),
             idle_kicks: AtomicU64::new(0),
             yields: AtomicU64::new(0),
+            holds: AtomicU32::new(0),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             too_large: AtomicU64::new(0),

@@ -13,6 +13,7 @@ use super::flash_reads::Arrived;
 use super::udp::{self, UdpListener};
 use super::wire::{Received, Wire};
 use super::{Handover, Incoming, Worker, WorkerParts};
+use crate::priority;
 use crate::session::Connection;
 
 /// Bytes that are received at once.
@@ -35,6 +36,7 @@ pub(crate) fn start(number: usize, mut parts: WorkerParts) -> io::Result<Worker>
     let (accepted, incoming) = unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        priority::of_worker();
         let worker = RefCell::new(parts.cache.worker());
         let scratch = RefCell::new(vec![0; RECEIVE_BYTES]);
         let udp = parts.udp.take();
@@ -98,6 +100,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
             tokio::task::yield_now().await;
             continue;
         }
+        let held = connection.held_until();
         tokio::select! {
             biased;
             Some(arrival) = arrivals.recv(), if connection.reads() > 0 => context.complete(connection, arrival),
@@ -110,6 +113,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
                 }
             }
             () = tokio::time::sleep(STALL), if connection.is_stalled() => {}
+            () = tokio::time::sleep_until(held.unwrap_or(active).into()), if held.is_some() => {}
             () = tokio::time::sleep(WATCH_SLEEP), if connection.is_watching() => connection.pump(),
             () = tokio::time::sleep_until((active + idle).into()), if !idle.is_zero() && !connection.is_watching() => {
                 server.idle_kicks.fetch_add(1, Ordering::Relaxed);

@@ -16,6 +16,8 @@ mod ring;
 mod table;
 mod tls;
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use super::wire::Accepted;
 use super::{Handover, Incoming, READ_MAX, READS_LOOK, Worker, WorkerParts};
 use crate::background::AbortOnPanic;
 use crate::output::SLICES_MAX;
+use crate::priority;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 pub(crate) use accepts::Accepts;
@@ -79,6 +82,8 @@ struct Client {
     sending: bool,
     /// It is in the list of those to serve.
     listed: bool,
+    /// It is among those that are held back.
+    held: bool,
     /// The other side sends no more: what has come is served to the end.
     ended: bool,
     /// The connection broke, or has to go: nothing more is served, received or sent.
@@ -131,6 +136,8 @@ struct Uring {
     ready: Vec<u64>,
     /// Clients that wait for memory.
     stalled: Vec<u64>,
+    /// Clients whose tenants have asked for too much, and until when they are not heard.
+    held: BinaryHeap<Reverse<(Instant, u64)>>,
     watching: Vec<u64>,
     looked_for_idle: Instant,
     looked_at_reads: Instant,
@@ -144,6 +151,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
     let wake = Arc::new(EventFd::new()?);
     let waker = Arc::clone(&wake);
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        priority::of_worker();
         let worked = Ring::new().and_then(|ring| {
             let worker = parts.cache.worker();
             let mut uring = Uring {
@@ -159,6 +167,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 spare_pages: Vec::new(),
                 ready: Vec::new(),
                 stalled: Vec::new(),
+                held: BinaryHeap::new(),
                 watching: Vec::new(),
                 looked_for_idle: Instant::now(),
                 looked_at_reads: Instant::now(),
@@ -202,13 +211,20 @@ impl Uring {
 
     fn wait(&self) -> Wait {
         let idle_secs = self.parts.server.config.options.idle_secs;
-        match () {
+        let wait = match () {
             () if !self.ready.is_empty() => Wait::No,
             () if !self.stalled.is_empty() => Wait::For(STALL),
             () if !self.watching.is_empty() => Wait::For(WATCH),
             () if !self.reads.is_empty() => Wait::For(READS_LOOK),
             () if idle_secs > 0 && !self.clients.is_empty() => Wait::For(IDLE),
             () => Wait::Ever,
+        };
+        match (self.held.peek(), wait) {
+            (Some(Reverse((until, _))), Wait::For(_) | Wait::Ever) => {
+                let left = until.saturating_duration_since(Instant::now());
+                Wait::For(if let Wait::For(wait) = wait { wait.min(left) } else { left })
+            }
+            (_, wait) => wait,
         }
     }
 
@@ -281,6 +297,7 @@ impl Uring {
             cancelling: false,
             sending: false,
             listed: false,
+            held: false,
             ended: false,
             over: false,
         });
@@ -373,6 +390,15 @@ impl Uring {
     /// Lists those who wait for time to pass.
     fn look_after_waiting(&mut self) -> io::Result<()> {
         for id in std::mem::take(&mut self.stalled) {
+            self.list(id);
+        }
+        while let Some(&Reverse((until, id))) = self.held.peek()
+            && until <= Instant::now()
+        {
+            self.held.pop();
+            if let Some(client) = self.clients.get_mut(id) {
+                client.held = false;
+            }
             self.list(id);
         }
         for id in std::mem::take(&mut self.watching) {
@@ -488,6 +514,11 @@ impl Uring {
         }
         if connection.is_stalled() {
             self.stalled.push(id);
+        }
+        if let Some(until) = connection.held_until()
+            && !std::mem::replace(&mut client.held, true)
+        {
+            self.held.push(Reverse((until, id)));
         }
         if connection.is_watching() {
             self.watching.push(id);
