@@ -53,7 +53,7 @@ pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::{Activity, Paced};
 pub use step::{Background, Helper, SegmentWriter, Trained};
 pub use tenants::{
-    ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, Exceeded, IdMap, Limits, Numbering, Point, RANKS, Rank,
+    ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, IdMap, Limits, Meter, Numbering, Point, RANKS, Rank,
     Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms, WriteBudget,
 };
 pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};

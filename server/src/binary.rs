@@ -54,12 +54,17 @@ pub(crate) fn request(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Conne
             own.ask_for_one(cache, frame.key, is_store.then_some(frame.value.len()), bytes).map(Some)
         });
         if let Some(refusal) = refusal {
+            if refusal == Refusal::NotYet {
+                return Served::NotYet;
+            }
             if command == Command::Set {
                 turn.delete(connection.tenant_of(cache, frame.key), frame.key);
             }
             let status = if refusal == Refusal::TooLarge { Status::TooLarge } else { Status::Busy };
             refuse(connection, header, status);
-            connection.hold_back(refusal);
+            if refusal == Refusal::TooMany {
+                connection.hold_back();
+            }
             return Served::Done;
         }
     }

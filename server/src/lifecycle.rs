@@ -119,7 +119,7 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     // datagrams have a worker of their own, with the portable driver
     let datagrams = udp.map(|udp| Driver::Tokio.start(server.config.threads, parts(Some(udp)))).transpose()?;
     let socket_file = server.config.unix_socket.as_ref().map(|(path, _)| path.clone());
-    let ports = Arc::new(Ports::new(&server, workers.iter().map(|worker| worker.handover.clone()).collect()));
+    let ports = Arc::new(Ports::new(&server, &cache, workers.iter().map(|worker| worker.handover.clone()).collect()));
     let numbers = companions.as_ref().filter(|_| device.is_some()).map(|companions| companions.numbers.clone());
     let tenancy = Arc::new(Tenancy::new(&cache, &ports, numbers));
     let mut running = Running {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache::{Cache, Exceeded};
+use cache::{Cache, Meter};
 use protocol::{KEY_BYTES_MAX, Keys, Meta, Request};
 
 use crate::session::Connection;
@@ -10,21 +10,24 @@ use crate::session::Connection;
 /// Time between two fillings of what tenants may ask for.
 pub(crate) const LIMITS_FILLED: Duration = Duration::from_millis(10);
 
-/// Why a request is refused.
+/// Why a request is not served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     /// The object is larger than the tenant's may be.
     TooLarge,
     /// The tenant has asked for too much lately.
-    Rate(Exceeded),
+    TooMany,
+    /// It has moved too many bytes lately: the request is not refused, since its bytes would come all the same, but waits.
+    NotYet,
 }
 
 impl Refusal {
-    /// The line that the client gets.
-    pub(crate) fn line(self) -> String {
+    /// The line that the client gets; None if it waits.
+    pub(crate) fn line(self) -> Option<&'static str> {
         match self {
-            Refusal::TooLarge => "SERVER_ERROR object too large for cache".to_owned(),
-            Refusal::Rate(exceeded) => format!("SERVER_ERROR limit of {} exceeded, try again later", exceeded.name()),
+            Refusal::TooLarge => Some("SERVER_ERROR object too large for cache"),
+            Refusal::TooMany => Some("SERVER_ERROR limit of requests exceeded, try again later"),
+            Refusal::NotYet => None,
         }
     }
 }
@@ -50,8 +53,8 @@ fn each_key<'b>(request: &Request<'b>, mut visit: impl FnMut(&[u8])) {
 }
 
 impl Connection {
-    /// Whether a request is refused, of `bytes` bytes with its value. Takes what it asks for from the limits of its keys' tenants.
-    /// Returns the tenant that its reply is charged to, too.
+    /// Whether a request is refused, or has to wait, of `bytes` bytes with its value. Takes what it asks for from the limits of its keys'
+    /// tenants. Returns the tenant that its reply is charged to, too: that of its last key.
     pub(crate) fn ask_for_all(
         &self,
         cache: &Cache,
@@ -63,16 +66,21 @@ impl Connection {
             Request::MetaStore(_, bytes, _) => Some(*bytes),
             _ => None,
         };
-        let mut outcome = Ok(None);
+        let mut may_move = true;
+        each_key(request, |key| may_move = may_move && self.meter_of(cache, key).1.may_move());
+        if !may_move {
+            return Err(Refusal::NotYet);
+        }
+        let (mut outcome, mut bytes) = (Ok(None), bytes);
         each_key(request, |key| {
             if outcome.is_ok() {
-                outcome = self.ask_for_one(cache, key, stored, bytes).map(Some);
+                outcome = self.take_for(cache, key, stored, std::mem::take(&mut bytes)).map(Some);
             }
         });
         outcome
     }
 
-    /// The same for one key.
+    /// The same for a request with one key.
     pub(crate) fn ask_for_one(
         &self,
         cache: &Cache,
@@ -80,15 +88,28 @@ impl Connection {
         stored: Option<usize>,
         bytes: usize,
     ) -> Result<u16, Refusal> {
-        let tenant = self.tenant_of(cache, key);
-        let meter = &cache.registry().tenant(tenant).meter;
+        if !self.meter_of(cache, key).1.may_move() {
+            return Err(Refusal::NotYet);
+        }
+        self.take_for(cache, key, stored, bytes)
+    }
+
+    fn take_for(&self, cache: &Cache, key: &[u8], stored: Option<usize>, bytes: usize) -> Result<u16, Refusal> {
+        let (tenant, meter) = self.meter_of(cache, key);
         if stored.is_some_and(|value| meter.is_too_large(key.len() + value)) {
             return Err(Refusal::TooLarge);
         }
         if meter.is_limited() {
-            meter.ask(1).map_err(Refusal::Rate)?;
+            if !meter.ask(1) {
+                return Err(Refusal::TooMany);
+            }
             meter.moved(bytes);
         }
         Ok(tenant)
+    }
+
+    fn meter_of<'c>(&self, cache: &'c Cache, key: &[u8]) -> (u16, &'c Meter) {
+        let tenant = self.tenant_of(cache, key);
+        (tenant, &cache.registry().tenant(tenant).meter)
     }
 }

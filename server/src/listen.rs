@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cache::Cache;
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -142,6 +143,7 @@ impl Listening {
 /// Accepts on one listener and deals the connections out to the workers in turn.
 pub(crate) struct Acceptor {
     server: Arc<Server>,
+    cache: Arc<Cache>,
     listening: Arc<Listening>,
     stopping: Arc<AtomicBool>,
     workers: Vec<Handover>,
@@ -154,6 +156,7 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     pub(crate) fn new(
         server: &Arc<Server>,
+        cache: &Arc<Cache>,
         listening: &Arc<Listening>,
         stopping: Arc<AtomicBool>,
         workers: Vec<Handover>,
@@ -164,6 +167,7 @@ impl Acceptor {
         server.peers.lock().insert(id, Arc::new(Peer::new(id, address, None, server.now())));
         Acceptor {
             server: Arc::clone(server),
+            cache: Arc::clone(cache),
             listening: Arc::clone(listening),
             stopping,
             workers,
@@ -180,9 +184,7 @@ impl Acceptor {
         while !self.stopping.load(Ordering::SeqCst) {
             if !self.server.config.options.maxconns_fast && self.is_full() {
                 self.server.listen_disabled.fetch_add(1, Ordering::Relaxed);
-                if ring.as_mut().is_some_and(|ring| ring.pause().is_err()) {
-                    ring = None;
-                }
+                pause(&mut ring);
                 while self.is_full() && !self.stopping.load(Ordering::SeqCst) {
                     std::thread::sleep(WAIT);
                 }
@@ -192,7 +194,13 @@ impl Acceptor {
                 return;
             }
             match accepted {
-                Ok((socket, from)) => self.admit(socket, from),
+                Ok((socket, from)) => {
+                    if !self.admit(socket, from) {
+                        // whoever comes next waits in the backlog: a crowd at one tenant's port costs the others nothing
+                        pause(&mut ring);
+                        std::thread::sleep(self.server.next_hold());
+                    }
+                }
                 // out of descriptors, or the client has gone: the next one may do better, a little later
                 Err(_) => std::thread::sleep(WAIT),
             }
@@ -203,32 +211,52 @@ impl Acceptor {
         self.server.connections.load(Ordering::Relaxed) >= self.server.config.connections_max
     }
 
-    fn admit(&self, socket: Accepted, from: String) {
+    /// Hands a connection to a worker. False: its tenant has as many as it may.
+    fn admit(&self, socket: Accepted, from: String) -> bool {
         let server = &self.server;
         if server.connections.fetch_add(1, Ordering::Relaxed) >= server.config.connections_max {
             server.connections.fetch_sub(1, Ordering::Relaxed);
             server.connections_rejected.fetch_add(1, Ordering::Relaxed);
             refuse(socket);
-            return;
+            return true;
         }
         server.connections_total.fetch_add(1, Ordering::Relaxed);
+        let meter = self.tenant.map(|tenant| &self.cache.registry().tenant(tenant).meter);
+        if meter.is_some_and(|meter| !meter.connect()) {
+            server.connections.fetch_sub(1, Ordering::Relaxed);
+            refuse(socket);
+            return false;
+        }
+        let forget = || {
+            server.connections.fetch_sub(1, Ordering::Relaxed);
+            meter.inspect(|meter| meter.disconnect());
+        };
         let tls = match &server.tls {
             Some(tls) if self.security != Security::Clear => match tls.accept(self.security) {
                 Ok(tls) => Some(tls),
                 Err(_) => {
-                    server.connections.fetch_sub(1, Ordering::Relaxed);
-                    return;
+                    forget();
+                    return true;
                 }
             },
             _ => None,
         };
         let peer = Arc::new(Peer::new(socket.number(), from, Some(self.listening.address()), server.now()));
         server.peers.lock().insert(peer.id, Arc::clone(&peer));
-        let arrival = Arrival { tenant: self.tenant, dialect: self.dialect, peer: Some(peer) };
+        let (tenant, counted) = (self.tenant, self.tenant.is_some());
+        let arrival = Arrival { tenant, counted, dialect: self.dialect, peer: Some(peer) };
         let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
         if !self.workers[worker].give(Incoming { socket, arrival, tls }) {
-            server.connections.fetch_sub(1, Ordering::Relaxed); // stopping
+            forget(); // stopping
         }
+        true
+    }
+}
+
+/// Accepts nobody for now, if it is a ring that does so.
+fn pause(ring: &mut Option<Accepts>) {
+    if ring.as_mut().is_some_and(|ring| ring.pause().is_err()) {
+        *ring = None;
     }
 }
 
@@ -258,13 +286,14 @@ struct Accepting {
 /// Everything that is listened on. Ports of tenants are opened and closed while the server runs.
 pub(crate) struct Ports {
     server: Arc<Server>,
+    cache: Arc<Cache>,
     workers: Vec<Handover>,
     accepting: Mutex<Vec<Accepting>>,
 }
 
 impl Ports {
-    pub(crate) fn new(server: &Arc<Server>, workers: Vec<Handover>) -> Ports {
-        Ports { server: Arc::clone(server), workers, accepting: Mutex::default() }
+    pub(crate) fn new(server: &Arc<Server>, cache: &Arc<Cache>, workers: Vec<Handover>) -> Ports {
+        Ports { server: Arc::clone(server), cache: Arc::clone(cache), workers, accepting: Mutex::default() }
     }
 
     /// Whether there are network ports at all.
@@ -282,7 +311,7 @@ impl Ports {
     pub(crate) fn listen(&self, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
         let (listening, stopping) = (Arc::new(listening), Arc::new(AtomicBool::new(false)));
         let workers = self.workers.clone();
-        let acceptor = Acceptor::new(&self.server, &listening, Arc::clone(&stopping), workers, tenant, at);
+        let acceptor = Acceptor::new(&self.server, &self.cache, &listening, Arc::clone(&stopping), workers, tenant, at);
         let thread = std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
         self.accepting.lock().push(Accepting { tenant, thread, listening, stopping });
         Ok(())

@@ -29,6 +29,8 @@ pub(crate) enum Served {
     Close,
     /// A get was answered as far as this byte of its keys.
     Part(usize, Short),
+    /// Its tenant has moved too many bytes lately: it waits.
+    NotYet,
     /// A change waits.
     Needs(Needs),
 }

@@ -103,6 +103,8 @@ pub(crate) enum ListingStyle {
 pub struct Arrival {
     /// The tenant of the port, if that is one's own.
     pub tenant: Option<u16>,
+    /// Whether it is counted among that tenant's connections already.
+    pub counted: bool,
     /// What is spoken there.
     pub dialect: Dialect,
     /// What stats tell of it.
@@ -198,7 +200,7 @@ pub struct Connection {
 impl Connection {
     /// A fresh connection.
     pub fn new(server: Arc<Server>, arrival: Arrival) -> Connection {
-        let Arrival { tenant, dialect, peer } = arrival;
+        let Arrival { tenant, counted, dialect, peer } = arrival;
         Connection {
             authenticated: !server.wants_auth(),
             server,
@@ -226,7 +228,7 @@ impl Connection {
             expected: 0,
             held_in: 0,
             held_out: 0,
-            counted: None,
+            counted: tenant.filter(|_| counted),
             paid: false,
             payer: None,
         }
@@ -269,18 +271,17 @@ impl Connection {
                 self.payer = payer.filter(|tenant| cache.registry().tenant(*tenant).meter.is_limited());
                 None
             }
-            Err(refusal) => Some(refusal),
+            Err(refusal) => {
+                self.paid = refusal != Refusal::NotYet;
+                Some(refusal)
+            }
         }
     }
 
     /// Who asks for more than it may is not heard for a while, whatever else comes: refusing costs as much as serving. What it sends waits in
     /// the socket.
-    pub(crate) fn hold_back(&mut self, refusal: Refusal) -> bool {
-        let held = matches!(refusal, Refusal::Rate(_));
-        if held {
-            self.pause = Pause::Held(Instant::now() + self.server.next_hold());
-        }
-        held
+    pub(crate) fn hold_back(&mut self) {
+        self.pause = Pause::Held(Instant::now() + self.server.next_hold());
     }
 
     /// Charges what was spelled to who asked for it.
@@ -524,7 +525,7 @@ impl Connection {
         }
     }
 
-    /// Refuses a request beyond its tenant's limits, and what comes with it. A set that is refused takes the old value away, as one
+    /// Refuses a request beyond its tenant's limits, and what comes with it, or has it wait. A set that is refused takes the old value away, as one
     /// that fails in memcached does. None: it is to be served.
     fn refuse(&mut self, cache: &Cache, turn: &mut Turn<'_>, request: &Request<'_>, line: usize) -> Option<bool> {
         let body = match request {
@@ -533,6 +534,10 @@ impl Connection {
             _ => 0,
         };
         let refusal = self.pay(cache, |own| own.ask_for_all(cache, request, line + body))?;
+        let Some(told) = refusal.line() else {
+            self.hold_back();
+            return Some(false);
+        };
         match request {
             Request::Store(store) if store.verb == StoreVerb::Set => {
                 turn.delete(self.tenant_of(cache, store.key), store.key);
@@ -551,9 +556,12 @@ impl Connection {
             Request::Arithmetic { reply, .. } | Request::Touch { reply, .. } | Request::Delete(_, reply) => *reply,
             _ => Reply::Wanted,
         };
-        self.reply(reply, &refusal.line());
+        self.reply(reply, told);
         let goes_on = self.finish(if body > 0 { Served::Skip(body) } else { Served::Done }, line);
-        Some(goes_on && !self.hold_back(refusal))
+        if refusal == Refusal::TooMany {
+            self.hold_back();
+        }
+        Some(goes_on && self.pause == Pause::None)
     }
 
     /// What it sent makes no sense: nothing more is served.
@@ -788,6 +796,10 @@ impl Connection {
                     Short::Output => self.limited = true,
                     Short::Memory => self.pause = Pause::Room,
                 }
+                false
+            }
+            Served::NotYet => {
+                self.hold_back();
                 false
             }
             Served::Needs(cache::Needs::Room) => {

@@ -468,6 +468,7 @@ fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
         row("hit_ratio_lately", &format_args!("{:.4}", cache.registry().hit_ratio_lately(tenant.id)));
         row("flash_bytes", &cache.flash_bytes_of(tenant.id));
         row("requests_refused", &tenant.meter.refused());
+        row("bandwidth_waits", &tenant.meter.waits());
         row("connections", &tenant.meter.connections());
         row("model_samples", &samples);
         row("model_trained", &trained);

@@ -21,7 +21,7 @@ pub use adviser::{Aim, Claim, share};
 pub use arbiter::{ARBITERS, Arbiter, CREDIT_BYTES, IDLE_AFTER_SECS};
 pub use contest::{Contestant, contest};
 pub use curve::{Demand, IdHasher, IdMap, LiveCurve, Point, ReuseDistances, Seen};
-pub use meter::{Exceeded, Limits, Meter};
+pub use meter::{Limits, Meter};
 pub use rank::{RANKS, Rank, Standing};
 pub use registry::{
     DEFAULT_TENANT, Memories, Numbering, Recognition, Registry, RegistryError, Released, Revised, TENANTS_MAX, Tenant,

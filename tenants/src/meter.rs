@@ -17,25 +17,6 @@ pub struct Limits {
     pub item_bytes: u32,
 }
 
-/// What is over its limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exceeded {
-    /// Requests a second.
-    Requests,
-    /// Bytes a second.
-    Bandwidth,
-}
-
-impl Exceeded {
-    /// As it is told to clients.
-    pub fn name(self) -> &'static str {
-        match self {
-            Exceeded::Requests => "requests",
-            Exceeded::Bandwidth => "bandwidth",
-        }
-    }
-}
-
 /// Seconds' worth that may be asked for at once after a rest.
 const BURST_MILLIS: i64 = 1_000;
 
@@ -51,6 +32,7 @@ pub struct Meter {
     bytes: AtomicI64,
     connections: AtomicU32,
     refused: AtomicU64,
+    waits: AtomicU64,
 }
 
 impl Meter {
@@ -77,27 +59,27 @@ impl Meter {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// Takes so many requests, if they may be served.
-    ///
-    /// # Errors
-    /// A limit is exceeded; nothing is taken.
-    pub fn ask(&self, requests: u32) -> Result<(), Exceeded> {
-        let limits = self.limits();
-        if limits.bandwidth > 0 && self.bytes.load(Ordering::Relaxed) <= 0 {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Exceeded::Bandwidth);
-        }
-        if limits.requests > 0 {
+    /// Takes so many requests, if they may be served. False: they are refused, and nothing is taken.
+    pub fn ask(&self, requests: u32) -> bool {
+        let limit = self.limits().requests;
+        if limit > 0 {
             let millis = i64::from(requests) * 1000;
             // who asks for more at once than the limit gets it from a full bucket, and waits for it afterwards
-            let enough = millis.min(i64::from(limits.requests) * BURST_MILLIS);
+            let enough = millis.min(i64::from(limit) * BURST_MILLIS);
             if self.requests.fetch_sub(millis, Ordering::Relaxed) < enough {
                 self.requests.fetch_add(millis, Ordering::Relaxed);
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                return Err(Exceeded::Requests);
+                return false;
             }
         }
-        Ok(())
+        true
+    }
+
+    /// Whether bytes may come or go. False: whoever brings or wants them waits.
+    pub fn may_move(&self) -> bool {
+        let may = self.limits().bandwidth == 0 || self.bytes.load(Ordering::Relaxed) > 0;
+        self.waits.fetch_add(u64::from(!may), Ordering::Relaxed);
+        may
     }
 
     /// Bytes came or go.
@@ -121,9 +103,14 @@ impl Meter {
         fill(&self.bytes, bytes.saturating_mul(millis.into()) / 1000, bytes.saturating_mul(BURST_MILLIS) / 1000);
     }
 
-    /// Requests that were refused.
+    /// Requests and connections that were refused.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Times that somebody had to wait for bandwidth.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Whether an object of so many bytes is too large for this tenant.
@@ -165,29 +152,29 @@ mod tests {
         let meter = Meter::default();
         assert!(!meter.is_limited());
         meter.limit(Limits { requests: 100, ..Limits::default() });
-        let served = |count: u32| (0..count).filter(|_| meter.ask(1).is_ok()).count();
+        let served = |count: u32| (0..count).filter(|_| meter.ask(1)).count();
         assert_eq!(served(500), 100, "a second's worth at once");
         meter.pass(250);
         assert_eq!(served(500), 25);
         meter.pass(10_000);
-        assert_eq!(meter.ask(1_000), Ok(()), "a multiget beyond the limit is served");
+        assert!(meter.ask(1_000), "a multiget beyond the limit is served");
         meter.pass(5_000);
-        assert_eq!(meter.ask(1), Err(Exceeded::Requests), "and paid for");
+        assert!(!meter.ask(1), "and paid for");
         meter.pass(5_000);
-        assert_eq!((meter.ask(1), meter.refused()), (Ok(()), 400 + 475 + 1));
+        assert_eq!((meter.ask(1), meter.refused()), (true, 400 + 475 + 1));
     }
 
     #[test]
     fn bytes_are_paid_for_afterwards() {
         let meter = Meter::default();
         meter.limit(Limits { bandwidth: 1_000, ..Limits::default() });
-        assert_eq!(meter.ask(1), Ok(()));
+        assert!(meter.may_move());
         meter.moved(5_000);
-        assert_eq!(meter.ask(1), Err(Exceeded::Bandwidth));
+        assert!(!meter.may_move());
         meter.pass(3_999);
-        assert_eq!(meter.ask(1), Err(Exceeded::Bandwidth));
+        assert!(!meter.may_move() && meter.ask(1_000), "requests are not limited");
         meter.pass(2);
-        assert_eq!(meter.ask(1), Ok(()));
+        assert_eq!((meter.may_move(), meter.waits(), meter.refused()), (true, 2, 0));
     }
 
     #[test]

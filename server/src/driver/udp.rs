@@ -57,7 +57,7 @@ pub(super) async fn listen(context: Rc<Context>, listener: UdpListener) {
 }
 
 async fn serve(context: &Context, dialect: Dialect, request: &[u8]) -> Vec<u8> {
-    let arrival = Arrival { tenant: None, dialect, peer: None };
+    let arrival = Arrival { tenant: None, counted: false, dialect, peer: None };
     let mut connection = Connection::new(Arc::clone(&context.parts.server), arrival);
     let (arrived, mut arrivals) = unbounded_channel();
     connection.receive(request);

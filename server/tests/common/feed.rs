@@ -37,7 +37,7 @@ impl Arena {
     }
 
     fn open(&self, dialect: Dialect) -> Connection {
-        Connection::new(Arc::clone(&self.server), Arrival { tenant: None, dialect, peer: None })
+        Connection::new(Arc::clone(&self.server), Arrival { tenant: None, counted: false, dialect, peer: None })
     }
 
     /// One session's life. The first byte chooses the protocol; the second, how the rest is cut into fragments.

@@ -51,6 +51,9 @@ const SPARE_PAGES: usize = 128;
 /// How often idle connections are looked for.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// New connections that a round takes: many at once would keep the others waiting.
+const ADMITTED_A_ROUND: usize = 8;
+
 /// What a request to the kernel was about: the lowest bits of its token; the rest names whose it is.
 const WAKE: u64 = 0;
 const RECEIVE: u64 = 1;
@@ -126,6 +129,8 @@ struct Uring {
     incoming: Receiver<Incoming>,
     wake: Arc<EventFd>,
     woken: Box<[u8; 8]>,
+    /// There may be more new connections.
+    admitting: bool,
     worker: cache::Worker,
     clients: Table<Client>,
     reads: Table<Reading>,
@@ -160,6 +165,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 incoming,
                 wake,
                 woken: Box::new([0; 8]),
+                admitting: false,
                 worker,
                 clients: Table::default(),
                 reads: Table::default(),
@@ -204,6 +210,7 @@ impl Uring {
                 return self.stop();
             }
             self.look_after_waiting()?;
+            self.admit_some()?;
             self.serve_ready()?;
             self.report();
         }
@@ -212,7 +219,7 @@ impl Uring {
     fn wait(&self) -> Wait {
         let idle_secs = self.parts.server.config.options.idle_secs;
         let wait = match () {
-            () if !self.ready.is_empty() => Wait::No,
+            () if !self.ready.is_empty() || self.admitting => Wait::No,
             () if !self.stalled.is_empty() => Wait::For(STALL),
             () if !self.watching.is_empty() => Wait::For(WATCH),
             () if !self.reads.is_empty() => Wait::For(READS_LOOK),
@@ -244,9 +251,7 @@ impl Uring {
         let id = answer.token / KINDS;
         match answer.token % KINDS {
             WAKE => {
-                while let Ok(incoming) = self.incoming.try_recv() {
-                    self.admit(incoming)?;
-                }
+                self.admitting = true;
                 self.listen_for_wakes()
             }
             RECEIVE => {
@@ -277,6 +282,19 @@ impl Uring {
         {
             self.ready.push(id);
         }
+    }
+
+    fn admit_some(&mut self) -> io::Result<()> {
+        for _ in 0..if self.admitting { ADMITTED_A_ROUND } else { 0 } {
+            match self.incoming.try_recv() {
+                Ok(incoming) => self.admit(incoming)?,
+                Err(_) => {
+                    self.admitting = false;
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn admit(&mut self, Incoming { socket, arrival, tls }: Incoming) -> io::Result<()> {
