@@ -29,7 +29,7 @@ fn key(number: u32) -> String {
 }
 
 fn open(server: &Arc<Server>) -> Connection {
-    Connection::new(Arc::clone(server), Arrival { tenant: None, dialect: Dialect::Auto, peer: None })
+    Connection::new(Arc::clone(server), Arrival { tenant: None, counted: false, dialect: Dialect::Auto, peer: None })
 }
 
 /// Requests a second of `threads` threads, all for one key or each for random keys of its own.
