@@ -6,6 +6,8 @@ use tenants::{Numbering, RegistryError, Revised, TenantSpec};
 
 use crate::Cache;
 
+/// Buckets of an index that grows that a store sees to: at four a store it has grown long before what is stored meanwhile fills it.
+const BUCKETS_A_STORE: usize = 4;
 /// Share of the memory that received values may take while they arrive, in percent.
 const RECEIVING_PERCENT_MAX: i64 = 25;
 
@@ -180,7 +182,14 @@ impl Cache {
         self.memory.wanted_index_growth().is_some_and(|more| more < self.holders.total() / 8)
     }
 
-    /// Makes the index larger if that is wanted. Called by the background thread.
+    /// A store's part in that, where the background thread may be late: a few buckets.
+    #[cold]
+    pub(crate) fn help_index(&self, guard: &log_memory::Turn<'_>) {
+        self.grow_index();
+        self.memory.grow_index_step(guard, BUCKETS_A_STORE);
+    }
+
+    /// Makes the index larger if that is wanted.
     pub(crate) fn grow_index(&self) {
         if self.wants_larger_index() {
             // without the mapping the index stays as it is: entries make room for each other

@@ -220,6 +220,9 @@ impl Turn<'_> {
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
         let Storing { key, value, mode, client_flags, expiry, .. } = *storing;
         let hash = cache.memory.hash(tenant, key);
+        if cache.memory.index_wants_help() {
+            cache.help_index(guard);
+        }
         let lock = cache.memory.lock(hash);
         let old = cache.published(guard, tenant, key, hash);
         let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());

@@ -37,6 +37,37 @@ fn a_tenant_within_its_reservation_keeps_its_objects() {
     assert!((0..400).all(|n| rig.get(&mut worker, quiet, key(n).as_bytes()).is_some()));
 }
 
+/// The background thread may be late: who stores makes the index larger then, and no object loses its slot to another.
+#[test]
+fn an_index_grows_with_what_is_stored_though_nobody_steps() {
+    const OBJECTS: u64 = 300_000;
+    let rig = Rig::new(CacheSettings { tenants: Vec::new(), ..CacheSettings::for_memory(64 << 20) });
+    let slots = rig.cache.figures().index_bytes / 8;
+    assert!(slots < OBJECTS as usize / 2, "it has to grow: {slots}");
+    std::thread::scope(|threads| {
+        for part in 0..2 {
+            let rig = &rig;
+            threads.spawn(move || {
+                let mut worker = rig.cache.worker();
+                for n in (part..OBJECTS).step_by(2) {
+                    rig.store(
+                        &mut worker,
+                        || unreachable!("there is room"),
+                        0,
+                        &n.to_le_bytes(),
+                        Mode::Set,
+                        0,
+                        &[7; 40],
+                    );
+                }
+            });
+        }
+    });
+    let mut worker = rig.cache.worker();
+    let lost = (0..OBJECTS).filter(|n| rig.get(&mut worker, 0, &n.to_le_bytes()).is_none()).count();
+    assert_eq!(lost, 0, "of {OBJECTS}");
+}
+
 #[test]
 fn pooled_memory_flows_to_the_tenant_that_earns_hits() {
     for arbiter in [Arbiter::Shadow, Arbiter::Curve] {

@@ -23,6 +23,8 @@ const TABLES_MAX: usize = 64;
 const DISPLACE_DEPTH: usize = 2;
 /// Share of used slots (in 1/16) at which a larger table is wanted.
 const GROW_AT_SIXTEENTHS: usize = 13;
+/// The same at which whoever stores begins with it, where nobody else has.
+const CROWDED_AT_SIXTEENTHS: usize = 14;
 
 struct Table {
     memory: Words,
@@ -367,6 +369,18 @@ impl Index {
         let state = self.state.load(Ordering::Acquire);
         let slots = self.table(state / 2).buckets * SLOTS;
         state.is_multiple_of(2) && self.entries() * 16 > slots * GROW_AT_SIXTEENTHS
+    }
+
+    /// Whether entries are on their way to a larger table.
+    pub(crate) fn is_growing(&self) -> bool {
+        !self.state.load(Ordering::Acquire).is_multiple_of(2)
+    }
+
+    /// Whether it grows, or is long due to.
+    pub(crate) fn wants_help(&self) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        let slots = self.table(state / 2).buckets * SLOTS;
+        !state.is_multiple_of(2) || self.entries() * 16 > slots * CROWDED_AT_SIXTEENTHS
     }
 
     /// Bytes that growing will add in the end.

@@ -43,6 +43,7 @@ pub use region::Region;
 pub use relocate::{Part, Relocated};
 use segment::Segments;
 pub use segment::{SegmentId, State};
+use sync::Mutex;
 
 /// Free segments that writers leave to the cleaner, which needs them to make more.
 pub const SEGMENTS_SPARE: usize = 2;
@@ -98,8 +99,10 @@ pub struct LogMemory {
     segments: Arc<Segments>,
     index: Index,
     grace: Arc<Grace>,
-    /// The stamp of the last time that the index began to grow.
+    /// The stamp of the last time that the index began to grow; 0 once the turns from before are over.
     grown_at: AtomicU64,
+    /// Held by who begins to grow the index or moves entries.
+    growing: Mutex<()>,
     hasher: KeyHasher,
     /// Objects that lost their index slot to others, by tenant and bytes, for the owner to account for.
     victims: parking_lot::Mutex<Vec<(u16, usize)>>,
@@ -119,6 +122,7 @@ impl LogMemory {
             index: Index::new(shape.index_entries)?,
             grace,
             grown_at: AtomicU64::new(0),
+            growing: Mutex::new(()),
             hasher,
             victims: parking_lot::Mutex::default(),
         })
@@ -274,10 +278,24 @@ impl LogMemory {
         self.index.wants_to_grow().then(|| self.index.growth_bytes())
     }
 
-    /// Begins to grow the index; [`LogMemory::grow_index_step`] does the work. One thread at a time.
+    /// Whether whoever stores should lend a hand with the index: it grows, or is nearly full and does not yet. Were that left to one
+    /// thread, and it late, objects would lose their slots to each other.
+    #[inline]
+    pub fn index_wants_help(&self) -> bool {
+        self.index.wants_help()
+    }
+
+    /// Begins to grow the index, if it wants to and nobody else is at it; [`LogMemory::grow_index_step`] does the work.
+    ///
+    /// # Errors
+    /// The system refuses the mapping: all stays as it is.
     pub fn grow_index(&self) -> io::Result<()> {
-        self.index.grow()?;
-        self.grown_at.store(self.grace.retire(), Ordering::Relaxed);
+        if let Some(_growing) = self.growing.try_lock()
+            && self.index.wants_to_grow()
+        {
+            self.index.grow()?;
+            self.grown_at.store(self.grace.retire(), Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::grace::Grace;
 use crate::hash::mix;
 use crate::index::Index;
 use crate::location::Location;
+use crate::sync::Mutex;
 
 const SCHEDULES: usize = 30_000;
 
@@ -18,14 +19,43 @@ fn at(n: u64) -> Location {
     Location::from_units(n)
 }
 
-/// Lets the index grow, as `LogMemory` does: nothing moves while somebody may take the old table for the current one.
-fn grow(index: &Index, grace: &Grace, hash_of: impl Fn(Location) -> u64 + Copy) {
-    index.grow().unwrap();
-    let stamp = grace.retire();
-    while !grace.has_passed(stamp) {
-        thread::yield_now();
+/// An index that grows, as `LogMemory` has it: threads take turns, and nothing moves while somebody may take the old table for the current one.
+struct Growing {
+    index: Index,
+    grace: Arc<Grace>,
+    /// The stamp of when it began.
+    growing: Mutex<u64>,
+}
+
+impl Growing {
+    fn new() -> Arc<Growing> {
+        Arc::new(Growing { index: Index::new(1).unwrap(), grace: Grace::new(), growing: Mutex::new(0) })
     }
-    while index.grow_step(8, hash_of, |_| panic!("there is room for all")) {}
+
+    fn begin(&self) {
+        let mut stamp = self.growing.lock();
+        self.index.grow().unwrap();
+        *stamp = self.grace.retire();
+    }
+
+    /// Moves some entries, if that may be. Whoever stores does so too.
+    fn help(&self, hash_of: impl Fn(Location) -> u64 + Copy) {
+        if self.index.is_growing() {
+            let stamp = self.growing.lock();
+            if self.grace.has_passed(*stamp) {
+                self.index.grow_step(4, hash_of, |_| panic!("there is room for all"));
+            }
+        }
+    }
+
+    /// Begins to grow, and sees to it until that is done.
+    fn grow(&self, hash_of: impl Fn(Location) -> u64 + Copy) {
+        self.begin();
+        while self.index.is_growing() {
+            self.help(hash_of);
+            thread::yield_now();
+        }
+    }
 }
 
 /// Hashes that all have the same home among sixteen buckets, so that entries must make room for each other.
@@ -105,33 +135,35 @@ fn nothing_is_freed_while_it_is_pinned() {
 #[test]
 fn what_is_there_all_along_is_always_found() {
     let check = || {
-        let (index, grace) = (Arc::new(Index::new(1).unwrap()), Grace::new());
+        let growing = Growing::new();
+        let index = &growing.index;
         for n in 1..=8 {
             assert!(index.publish(&index.lock(crowded(at(n))), at(n), None, crowded).evicted.is_none());
         }
         let reader = {
-            let (index, grace) = (Arc::clone(&index), Arc::clone(&grace));
+            let growing = Arc::clone(&growing);
             thread::spawn(move || {
-                let part = grace.join();
+                let part = growing.grace.join();
                 for n in [1, 5, 8] {
                     let _turn = part.enter();
-                    let found = index.find(crowded(at(n)), |location| location == at(n));
+                    let found = growing.index.find(crowded(at(n)), |location| location == at(n));
                     assert!(found.is_some(), "{n} was missed");
                 }
             })
         };
         let writer = {
-            let (index, grace) = (Arc::clone(&index), Arc::clone(&grace));
+            let growing = Arc::clone(&growing);
             thread::spawn(move || {
-                let part = grace.join();
+                let (part, index) = (growing.grace.join(), &growing.index);
                 // the home bucket is full: each of these makes somebody move
                 for n in 9..=11 {
                     let _turn = part.enter();
+                    growing.help(crowded);
                     assert!(index.publish(&index.lock(crowded(at(n))), at(n), None, crowded).evicted.is_none());
                 }
             })
         };
-        grow(&index, &grace, crowded);
+        growing.grow(crowded);
         writer.join().unwrap();
         reader.join().unwrap();
         assert!((1..=11).all(|n| index.find(crowded(at(n)), |location| location == at(n)).is_some()));
@@ -143,15 +175,17 @@ fn what_is_there_all_along_is_always_found() {
 #[test]
 fn of_two_writers_one_is_published() {
     let check = || {
-        let (index, grace) = (Arc::new(Index::new(1).unwrap()), Grace::new());
+        let growing = Growing::new();
+        let index = &growing.index;
         let hash = crowded(at(1));
         let writers: Vec<_> = [1, 2]
             .map(|me| {
-                let (index, grace) = (Arc::clone(&index), Arc::clone(&grace));
+                let growing = Arc::clone(&growing);
                 thread::spawn(move || {
-                    let part = grace.join();
+                    let (part, index) = (growing.grace.join(), &growing.index);
                     for n in 0..2 {
                         let _turn = part.enter();
+                        growing.help(|_| hash);
                         let lock = index.lock(hash);
                         let old = index.find(hash, |_| true);
                         index.publish(&lock, at(10 * me + n), old, |_| hash);
@@ -160,7 +194,7 @@ fn of_two_writers_one_is_published() {
             })
             .into_iter()
             .collect();
-        grow(&index, &grace, |_| hash);
+        growing.grow(|_| hash);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let found = index.find(hash, |_| true).unwrap();
         assert_eq!(index.entries(), 1);

@@ -12,6 +12,8 @@ use crate::object::{Fragment, HEADER_BYTES, Kind, Object};
 use crate::open_segment::{NoSpace, Writer, discharge};
 use crate::segment::SegmentId;
 
+/// Buckets of an index that a thread moves before others may.
+const GROWN_AT_A_TIME: usize = 32;
 /// Entries of a segment whose places in the index are fetched together.
 const ENTRIES_AHEAD: usize = 32;
 
@@ -165,12 +167,23 @@ impl LogMemory {
     }
 
     /// Moves index entries to a larger table, a bounded number of buckets; none while a turn is open that began before
-    /// [`LogMemory::grow_index`] (so begin the one that is lent after it). Returns whether there is more to do.
+    /// [`LogMemory::grow_index`] (so begin the one that is lent after it). Threads take turns at it, a few buckets each time: who waits for
+    /// one that is not running lets it run. Call it without a key's lock. Returns whether there is more to do.
     pub fn grow_index_step(&self, _turn: &Turn<'_>, buckets: usize) -> bool {
-        if !self.grace.has_passed(self.grown_at.load(Ordering::Relaxed)) {
-            return true;
+        let chunks = (0..buckets).step_by(GROWN_AT_A_TIME).map(|begin| GROWN_AT_A_TIME.min(buckets - begin));
+        for chunk in chunks {
+            if !self.index.is_growing() {
+                return false;
+            }
+            let _growing = self.growing.lock();
+            let grown_at = self.grown_at.load(Ordering::Relaxed);
+            if grown_at > 0 && !self.grace.has_passed(grown_at) {
+                return true;
+            }
+            self.grown_at.store(0, Ordering::Relaxed);
+            self.index.grow_step(chunk, |at| self.hash_at(at), |victim| self.discharge_victim(Some(victim)));
         }
-        self.index.grow_step(buckets, |at| self.hash_at(at), |victim| self.discharge_victim(Some(victim)))
+        self.index.is_growing()
     }
 
     pub(crate) fn hash_at(&self, at: Location) -> u64 {
