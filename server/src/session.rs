@@ -15,7 +15,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Object, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
@@ -149,8 +149,8 @@ enum Pause {
     Change(Slot),
     /// Memory is short: the cleaner has to free some.
     Room,
-    /// Its tenant has asked for too much: it is not heard until then.
-    Held(Instant),
+    /// Its tenant has asked for too much: it is not heard for so long.
+    Held(Duration),
 }
 
 /// A connection's protocol state.
@@ -281,7 +281,7 @@ impl Connection {
     /// Who asks for more than it may is not heard for a while, whatever else comes: refusing costs as much as serving. What it sends waits in
     /// the socket.
     pub(crate) fn hold_back(&mut self) {
-        self.pause = Pause::Held(Instant::now() + self.server.next_hold());
+        self.pause = Pause::Held(self.server.next_hold());
     }
 
     /// Charges what was spelled to who asked for it.
@@ -306,10 +306,8 @@ impl Connection {
     /// Serves what has arrived, as far as limits and flash allow. Returns whether memory was stored, so that the cleaner may
     /// be wanted.
     pub fn serve(&mut self, cache: &Cache, worker: &mut Worker) -> bool {
-        match self.pause {
-            Pause::Change(_) => return false,
-            Pause::Held(until) if Instant::now() < until => return false,
-            _ => {}
+        if matches!(self.pause, Pause::Change(_) | Pause::Held(_)) {
+            return false;
         }
         #[cfg(feature = "null")]
         if self.dialect != Dialect::Binary {
@@ -1076,11 +1074,19 @@ impl Connection {
         self.pause == Pause::Room
     }
 
-    /// Until when it is not heard, if its tenant has asked for too much: [`Connection::serve`] does nothing before.
-    pub fn held_until(&self) -> Option<Instant> {
+    /// How long it is not to be heard, if its tenant has asked for too much: [`Connection::serve`] does nothing until the driver, which knows
+    /// the time, calls [`Connection::hear_again`].
+    pub fn held_for(&self) -> Option<Duration> {
         match self.pause {
-            Pause::Held(until) => Some(until),
+            Pause::Held(time) => Some(time),
             _ => None,
+        }
+    }
+
+    /// The time for which it was not heard is over.
+    pub fn hear_again(&mut self) {
+        if self.held_for().is_some() {
+            self.pause = Pause::None;
         }
     }
 

@@ -88,6 +88,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
     let server = &context.parts.server;
     let idle = Duration::from_secs(u64::from(server.config.options.idle_secs));
     let mut active = Instant::now();
+    let mut held = None;
     loop {
         context.serve(connection, &arrived);
         if !connection.can_go_on() || connection.unsent() >= SEND_BYTES {
@@ -100,7 +101,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
             tokio::task::yield_now().await;
             continue;
         }
-        let held = connection.held_until();
+        held = connection.held_for().map(|time| held.unwrap_or_else(|| Instant::now() + time));
         tokio::select! {
             biased;
             Some(arrival) = arrivals.recv(), if connection.reads() > 0 => context.complete(connection, arrival),
@@ -113,7 +114,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
                 }
             }
             () = tokio::time::sleep(STALL), if connection.is_stalled() => {}
-            () = tokio::time::sleep_until(held.unwrap_or(active).into()), if held.is_some() => {}
+            () = tokio::time::sleep_until(held.unwrap_or(active).into()), if held.is_some() => connection.hear_again(),
             () = tokio::time::sleep(WATCH_SLEEP), if connection.is_watching() => connection.pump(),
             () = tokio::time::sleep_until((active + idle).into()), if !idle.is_zero() && !connection.is_watching() => {
                 server.idle_kicks.fetch_add(1, Ordering::Relaxed);

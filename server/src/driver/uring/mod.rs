@@ -416,6 +416,7 @@ impl Uring {
             self.held.pop();
             if let Some(client) = self.clients.get_mut(id) {
                 client.held = false;
+                client.connection.hear_again();
             }
             self.list(id);
         }
@@ -533,10 +534,10 @@ impl Uring {
         if connection.is_stalled() {
             self.stalled.push(id);
         }
-        if let Some(until) = connection.held_until()
+        if let Some(time) = connection.held_for()
             && !std::mem::replace(&mut client.held, true)
         {
-            self.held.push(Reverse((until, id)));
+            self.held.push(Reverse((Instant::now() + time, id)));
         }
         if connection.is_watching() {
             self.watching.push(id);
