@@ -22,7 +22,7 @@ SYNTHESISED = [
 ]
 SYNTHESISED_RATE = 10_000
 SYNTHESISED_FILTERS = ["all", "second-hit", "small-fifo", "random:0.3"]
-SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "0.5x"]
+SYNTHESISED_BUDGETS = ["0.05x", "0.15x", "0.3x", "0.5x", "1.1x"]
 # parts that the whole is of the working set, and of DRAM
 SHAPES = [(4, 8), (10, 32), (10, 100)]
 DRAM_MIN_MIB = 8
