@@ -418,6 +418,7 @@ impl Cache {
             objects: self.memory.objects(),
             bytes: self.registry.all().map(|tenant| tenant.account.balance().in_use.max(0) as u64).sum(),
             index_bytes: self.memory.index_bytes(),
+            index_grows: self.memory.index_grows(),
             segment_bytes: self.memory.shape().segment_bytes,
             segments: self.memory.segments_allowed(),
             segments_free: self.memory.segments_free(),
@@ -556,6 +557,8 @@ pub struct Figures {
     pub bytes: u64,
     /// Bytes of the DRAM index.
     pub index_bytes: usize,
+    /// Whether its entries are on their way to a larger table.
+    pub index_grows: bool,
     /// Bytes of a DRAM segment.
     pub segment_bytes: usize,
     /// Segments of the log.

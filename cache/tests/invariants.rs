@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cache::{Admission, Arbiter, CacheSettings, Count, Mode, Rank, Recognition, Storing, TenantSpec, Terms};
 use common::{Dice, Rig, tiny};
 
@@ -44,9 +46,10 @@ fn an_index_grows_with_what_is_stored_though_nobody_steps() {
     let rig = Rig::new(CacheSettings { tenants: Vec::new(), ..CacheSettings::for_memory(64 << 20) });
     let slots = rig.cache.figures().index_bytes / 8;
     assert!(slots < OBJECTS as usize / 2, "it has to grow: {slots}");
+    let grew = AtomicBool::new(false);
     std::thread::scope(|threads| {
         for part in 0..2 {
-            let rig = &rig;
+            let (rig, grew) = (&rig, &grew);
             threads.spawn(move || {
                 let mut worker = rig.cache.worker();
                 for n in (part..OBJECTS).step_by(2) {
@@ -59,12 +62,14 @@ fn an_index_grows_with_what_is_stored_though_nobody_steps() {
                         0,
                         &[7; 40],
                     );
+                    grew.fetch_or(rig.cache.figures().index_grows, Ordering::Relaxed);
                 }
             });
         }
     });
     let mut worker = rig.cache.worker();
     let lost = (0..OBJECTS).filter(|n| rig.get(&mut worker, 0, &n.to_le_bytes()).is_none()).count();
+    assert!(grew.into_inner(), "it says so while it grows");
     assert_eq!(lost, 0, "of {OBJECTS}");
 }
 

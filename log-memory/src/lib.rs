@@ -273,6 +273,11 @@ impl LogMemory {
         self.index.bytes()
     }
 
+    /// Whether entries are on their way to a larger index.
+    pub fn index_grows(&self) -> bool {
+        self.index.is_growing()
+    }
+
     /// Whether the index should grow, and by how many bytes.
     pub fn wanted_index_growth(&self) -> Option<usize> {
         self.index.wants_to_grow().then(|| self.index.growth_bytes())

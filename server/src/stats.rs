@@ -159,7 +159,7 @@ fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "conn_yields", server.yields.load(Relaxed));
     stat(out, "hash_power_level", (figures.index_bytes / 8).max(1).ilog2());
     stat(out, "hash_bytes", figures.index_bytes);
-    stat(out, "hash_is_expanding", 0);
+    stat(out, "hash_is_expanding", u8::from(figures.index_grows));
     ABSENT_KEYS.iter().for_each(|key| stat(out, key, 0));
     stat(out, "slab_reassign_last_busy_status", "none");
     stat(out, "slab_reassign_running", 0);
