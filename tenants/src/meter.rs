@@ -77,8 +77,10 @@ impl Meter {
 
     /// Whether bytes may come or go. False: whoever brings or wants them waits.
     pub fn may_move(&self) -> bool {
-        let may = self.limits().bandwidth == 0 || self.bytes.load(Ordering::Relaxed) > 0;
-        self.waits.fetch_add(u64::from(!may), Ordering::Relaxed);
+        let may = !self.is_limited() || self.bytes.load(Ordering::Relaxed) > 0 || self.limits().bandwidth == 0;
+        if !may {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
         may
     }
 
