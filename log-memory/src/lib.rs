@@ -24,7 +24,7 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use candidates::Candidate;
 pub use grace::{Grace, Participant, Turn};
@@ -50,6 +50,11 @@ pub const SEGMENTS_SPARE: usize = 2;
 
 /// Segments that memory is cut into at least, as long as they are of 32 KiB or more.
 const SEGMENTS_LEAST: usize = 256;
+
+/// Bytes behind the last segment that was ever opened that are kept resident, and that are made so at a time: a huge page, whose clearing
+/// takes longer than a thousand requests.
+const RESIDENT_AHEAD: usize = 4 << 20;
+const POPULATED_A_STEP: usize = 2 << 20;
 
 /// Cache lines of an object that are fetched ahead: header, key and a small value.
 const LINES_AHEAD: usize = 3;
@@ -104,6 +109,8 @@ pub struct LogMemory {
     /// Held by who begins to grow the index or moves entries.
     growing: Mutex<()>,
     hasher: KeyHasher,
+    /// How far into the region pages were made resident, in bytes.
+    resident_to: AtomicUsize,
     /// Objects that lost their index slot to others, by tenant and bytes, for the owner to account for.
     victims: parking_lot::Mutex<Vec<(u16, usize)>>,
 }
@@ -124,6 +131,7 @@ impl LogMemory {
             grown_at: AtomicU64::new(0),
             growing: Mutex::new(()),
             hasher,
+            resident_to: AtomicUsize::new(0),
             victims: parking_lot::Mutex::default(),
         })
     }
@@ -302,6 +310,27 @@ impl LogMemory {
             self.grown_at.store(self.grace.retire(), Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Whether memory that was never used should be made resident before writers come to it: see [`LogMemory::populate_step`].
+    #[inline]
+    pub fn wants_pages(&self) -> bool {
+        let wanted = match self.segments.opened_to() {
+            0 => 0, // nothing was stored yet
+            opened => (opened + RESIDENT_AHEAD).min(self.region.len()),
+        };
+        self.resident_to.load(Ordering::Relaxed) < wanted
+    }
+
+    /// Makes the next huge page behind what is in use resident, so that the first to write there does not wait for it to be cleared. One
+    /// thread calls it. What a larger [allowance](LogMemory::allow_segments) brings back later comes page by page, as it is touched.
+    pub fn populate_step(&self) {
+        if self.wants_pages() {
+            let from = self.resident_to.load(Ordering::Relaxed).max(self.segments.opened_to());
+            let done = self.region.populate(from, POPULATED_A_STEP);
+            let to = if done { from + POPULATED_A_STEP } else { usize::MAX };
+            self.resident_to.store(to, Ordering::Relaxed);
+        }
     }
 
     /// Segments that are free or will be after their grace period.

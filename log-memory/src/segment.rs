@@ -76,6 +76,8 @@ pub(crate) struct Segments {
     allowed: AtomicUsize,
     /// Segments that have pins.
     pinned: AtomicUsize,
+    /// The end of the region as far as segments were ever opened, in bytes: they are opened in order, at first.
+    opened_to: AtomicUsize,
 }
 
 struct Pool {
@@ -103,6 +105,7 @@ impl Segments {
             pool: Mutex::new(Pool { free, retired: VecDeque::new(), held: Vec::new(), parked: Vec::new() }),
             allowed: AtomicUsize::new(count),
             pinned: AtomicUsize::new(0),
+            opened_to: AtomicUsize::new(0),
         }
     }
 
@@ -116,6 +119,11 @@ impl Segments {
 
     pub(crate) fn start(&self, id: SegmentId) -> usize {
         id.0 as usize * self.segment_bytes
+    }
+
+    /// How far into the region segments were ever opened, in bytes.
+    pub(crate) fn opened_to(&self) -> usize {
+        self.opened_to.load(Ordering::Relaxed)
     }
 
     pub(crate) fn allowed(&self) -> usize {
@@ -170,6 +178,7 @@ impl Segments {
         assert!(meta.take_edge(State::Free, State::Open), "a free segment has no owner");
         meta.written.store(0, Ordering::Relaxed);
         meta.live.store(0, Ordering::Relaxed);
+        self.opened_to.fetch_max(self.start(id) + self.segment_bytes, Ordering::Relaxed);
         Some(id)
     }
 

@@ -95,6 +95,11 @@ impl Cache {
         self.is_short() || self.wants_larger_index()
     }
 
+    /// Whether whoever takes the steps should be woken for one: [`Cache::wants_cleaning`], or fresh memory will be written to soon.
+    pub fn wants_step(&self) -> bool {
+        self.wants_cleaning() || self.memory.wants_pages()
+    }
+
     fn is_short(&self) -> bool {
         self.settings.evict && self.memory.segments_free() < self.segments_low()
     }
@@ -108,6 +113,7 @@ impl Cache {
     /// Takes the steps that are due: makes the indexes larger, frees memory, writes and recycles flash. Bounded: at most one
     /// cleaner pass, one flash write and one recycled segment. Returns whether there is more to do at once.
     pub fn step(&self, background: &mut Background, device: Option<&dyn Device>) -> bool {
+        self.memory.populate_step();
         self.share_memory();
         self.grow_index();
         let growing = {
@@ -136,7 +142,7 @@ impl Cache {
             // now, and not within a pass: what is rescued needs room in DRAM
             self.recycle_step(flash, device, background, RECYCLED_AHEAD);
         }
-        growing || self.is_short() || recovers
+        growing || self.is_short() || recovers || self.memory.wants_pages()
     }
 
     /// Waits for the segment that is being written beside the steps, if one is. Before the background thread ends.

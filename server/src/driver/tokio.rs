@@ -129,7 +129,7 @@ impl Context {
     pub(super) fn serve(&self, connection: &mut Connection, arrived: &UnboundedSender<Arrived>) {
         let parts = &self.parts;
         let stored = connection.serve(&parts.cache, &mut self.worker.borrow_mut());
-        if (stored || connection.is_stalled()) && parts.cache.wants_cleaning() {
+        if (stored || connection.is_stalled()) && parts.cache.wants_step() {
             parts.cleaner.unpark();
         }
         for wanted in connection.take_wanted() {

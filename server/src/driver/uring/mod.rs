@@ -468,7 +468,7 @@ impl Uring {
         let (parts, connection) = (&self.parts, &mut client.connection);
         if !client.over {
             let stored = connection.serve(&parts.cache, &mut self.worker);
-            if (stored || connection.is_stalled()) && parts.cache.wants_cleaning() {
+            if (stored || connection.is_stalled()) && parts.cache.wants_step() {
                 parts.cleaner.unpark();
             }
             for wanted in connection.take_wanted() {
