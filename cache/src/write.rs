@@ -439,7 +439,7 @@ impl Turn<'_> {
             return Ok(());
         };
         if cache.is_dead(read.tenant, &read.key, record.head.version, record.head.expiry).is_none() {
-            let mut object = cache.object_of(read.hash, &record);
+            let mut object = cache.object_of(read.hash, &record, true);
             // it comes because a client asks for it, who may also ask when it was used last
             object.access.last = cache.clock.tick_at(record.head.accessed);
             object.access.reads = record.head.reads.min(1);
@@ -708,10 +708,12 @@ impl Cache {
         log_memory::mix(hash ^ u64::from(self.clock.tick()))
     }
 
-    /// The DRAM object that a flash record becomes: a new arrival that has proved itself once.
-    pub(crate) fn object_of<'r>(&self, hash: u64, record: &'r flash_store::Record<'r>) -> NewObject<'r> {
+    /// The DRAM object that a flash record becomes: a new arrival that has proved itself once. `was_hit`: on flash, since it was written there.
+    pub(crate) fn object_of<'r>(&self, hash: u64, record: &'r flash_store::Record<'r>, was_hit: bool) -> NewObject<'r> {
         let tick = self.clock.tick();
-        let accesses = log_memory::reads_estimate(record.head.reads) + 1;
+        // one that was rescued before came to DRAM by no access
+        let came = u32::from(!record.head.rescued);
+        let accesses = came + log_memory::reads_estimate(record.head.reads) + u32::from(was_hit);
         NewObject {
             tenant: record.head.tenant,
             key: record.head.key,

@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cache::{Admission, CacheSettings, Count, Counted, Delta, Mode, Stored, Touched};
+use cache::{Admission, CacheSettings, Count, Counted, Delta, Mode, Stored, Touched, WriteBudget};
 use common::{Dice, Rig, tiny};
 use tenants::{Rank, Recognition, TenantSpec, Terms};
 
@@ -44,8 +44,11 @@ impl Run {
 }
 
 fn run(seed: u64, steps: u64) -> (Run, cache::Totals) {
+    // with a budget, what leaves flash competes with what is new, and is written again past DRAM
+    let flash_write_budget =
+        if seed.is_multiple_of(2) { WriteBudget::Amplification(3.0) } else { WriteBudget::Unlimited };
     let settings =
-        cache::CacheSettings { tenants: two_tenants(), seed, admission: cache::Admission::Svm, ..tiny(true) };
+        CacheSettings { tenants: two_tenants(), seed, admission: Admission::Svm, flash_write_budget, ..tiny(true) };
     let mut run = Run { rig: Rig::new(settings), model: Model::new(), dice: Dice(seed), now: 1_000, hits: [0; 2] };
     let mut worker = run.rig.cache.worker();
     let mut background = run.rig.cache.background();

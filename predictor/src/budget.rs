@@ -135,6 +135,18 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_back_over_more_than_a_burst_waits_for_better() {
+        // for some seconds all offers are good, and for as many all are bad; half of all may be written
+        let merit = |n: u64| if n / 1_000 % 2 == 0 { 1.0 } else { -2.0 };
+        let mean = |window_bytes: u64| {
+            let mut budget = Budget::new(window_bytes);
+            run(&mut budget, 600, 20_000, 11_000.0, merit);
+            run(&mut budget, 3600, 20_000, 11_000.0, merit).1
+        };
+        assert!(mean(1 << 20) > 0.9 && mean(40 << 10) < 0.0, "{} and {}", mean(1 << 20), mean(40 << 10));
+    }
+
+    #[test]
     fn equal_merits_are_told_apart_by_dice() {
         let mut budget = Budget::new(1 << 20);
         run(&mut budget, 600, 20_000, 5_000.0, |_| 0.3);

@@ -14,8 +14,9 @@ const TENANTS_A_TICK: u32 = 64;
 /// What was allowed is kept for later up to this part of what is allowed in an hour.
 const SAVED_PART: f64 = 0.05;
 const SECS_AN_HOUR: f64 = 3600.0;
-/// Offers that a budget looks back over, in parts of the memory.
-const WINDOW_PART: u64 = 4;
+/// Offers that a budget looks back over: this part of the memory, and of flash if that is more. From few offers the bar would jump.
+const WINDOW_OF_MEMORY: u64 = 4;
+const WINDOW_OF_FLASH: u64 = 32;
 
 /// What the segments before count when another is written.
 const KEPT: f64 = 0.95;
@@ -45,8 +46,7 @@ impl Paced {
         Paced { budget: Budget::new(window_bytes), terms, stored, hour: 0.0 }
     }
 
-    fn allow(&mut self, secs: u32, stored: u64, flash: &FlashStore) {
-        let flash_bytes = (flash.segments() * flash.segment_bytes()) as u64;
+    fn allow(&mut self, secs: u32, stored: u64, flash_bytes: u64) {
         let fresh = stored.saturating_sub(std::mem::replace(&mut self.stored, stored));
         let Some(bytes) = self.terms.allows(secs, fresh, flash_bytes) else { return };
         self.hour = self.hour * (1.0 - f64::from(secs) / SECS_AN_HOUR).max(0.0) + bytes;
@@ -66,7 +66,8 @@ impl Cache {
         let before = std::mem::replace(&mut accounts.secs, now);
         let secs = if before == 0 { 0 } else { now.saturating_sub(before) };
         self.learn_overhead(flash, accounts);
-        let window_bytes = self.settings.memory_bytes as u64 / WINDOW_PART;
+        let flash_bytes = (flash.segments() * flash.segment_bytes()) as u64;
+        let window_bytes = (self.settings.memory_bytes as u64 / WINDOW_OF_MEMORY).max(flash_bytes / WINDOW_OF_FLASH);
         for tenant in self.registry.tenants() {
             let terms = tenant.terms().flash_write_budget;
             let mut paced = self.standing(tenant.id).paced.lock();
@@ -77,7 +78,7 @@ impl Cache {
             let stored = self.totals(tenant.id).get(Count::StoredBytes);
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
             paced.terms = terms;
-            paced.allow(secs, stored, flash);
+            paced.allow(secs, stored, flash_bytes);
         }
         let terms = self.settings.flash_write_budget;
         if terms.is_limited() {
@@ -85,7 +86,7 @@ impl Cache {
             let stored = if by_bytes { self.totals_of_all().get(Count::StoredBytes) } else { 0 };
             let mut paced = self.paced.lock();
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
-            paced.allow(secs, stored, flash);
+            paced.allow(secs, stored, flash_bytes);
         }
     }
 

@@ -186,19 +186,39 @@ impl Cache {
             won: access.won,
         };
         let value: Vec<&[u8]> = object.value().collect();
-        match flash.append(hash, &head, value.into_iter()) {
-            Placed::Yes => {
-                let bytes = (head.bytes() + object.value_bytes()) as u64;
-                self.charge_budgets(head.tenant, bytes);
-                hands.count(head.tenant, Count::Demoted);
-                hands.count_by(head.tenant, Count::DemotedBytes, bytes);
-                if head.rescued {
-                    hands.count_by(head.tenant, Count::RescueBytes, bytes);
-                }
-                Loser::Demoted
-            }
+        match self.place(flash, hands, hash, &head, value.into_iter()) {
+            Placed::Yes => Loser::Demoted,
             Placed::Refused => Loser::Kept,
             Placed::TooLarge | Placed::NoSegment => Loser::Dropped,
         }
+    }
+
+    /// Offers a record that would leave flash to the open flash segment, past DRAM: nobody has asked for it. Returns whether it has found a place.
+    pub(super) fn demote_again(&self, flash: &FlashStore, hands: &Hands, hash: u64, record: &Record<'_>) -> bool {
+        let head = RecordHead { rescued: true, ..record.head };
+        self.place(flash, hands, hash, &head, std::iter::once(record.value)) == Placed::Yes
+    }
+
+    /// Puts a record into the open flash segment, if it has room there, and charges for it.
+    fn place<'v>(
+        &self,
+        flash: &FlashStore,
+        hands: &Hands,
+        hash: u64,
+        head: &RecordHead<'_>,
+        value: impl Iterator<Item = &'v [u8]> + Clone,
+    ) -> Placed {
+        let value_bytes: usize = value.clone().map(<[u8]>::len).sum();
+        let placed = flash.append(hash, head, value);
+        if placed == Placed::Yes {
+            let bytes = (head.bytes() + value_bytes) as u64;
+            self.charge_budgets(head.tenant, bytes);
+            hands.count(head.tenant, Count::Demoted);
+            hands.count_by(head.tenant, Count::DemotedBytes, bytes);
+            if head.rescued {
+                hands.count_by(head.tenant, Count::RescueBytes, bytes);
+            }
+        }
+        placed
     }
 }

@@ -114,9 +114,17 @@ impl Cache {
         if !flash.still_holds(place) {
             return;
         }
-        if (self.deserves_rescue(record, clock) || self.is_worth_keeping(hash, record))
+        let is_rescued = self.deserves_rescue(record, clock);
+        let is_kept = !is_rescued && self.is_worth_keeping(hash, record);
+        if is_kept && self.demote_again(flash, &worker.hands, hash, record) {
+            flash.hide_place(place);
+            worker.hands.count(tenant, Count::Rescued);
+            return;
+        }
+        let was_hit = clock == Clock::Wound;
+        if (is_rescued || is_kept)
             && self.memory.segments_free() > 1
-            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record))
+            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record, was_hit))
         {
             self.publish(&guard, &lock, at, None);
             flash.hide_place(place);
