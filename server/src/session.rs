@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
@@ -185,8 +186,10 @@ pub struct Connection {
     closing: bool,
     /// Whether what it sent made no sense.
     hopeless: bool,
-    /// Bytes of a value that is arriving, as its line stated.
+    /// As far as the input will go once a value that is arriving has come, as its line stated.
     expected: usize,
+    /// The input is lent to the driver, to receive such a value.
+    lent: bool,
     held_in: usize,
     held_out: usize,
     /// The tenant among whose connections this one counts.
@@ -226,6 +229,7 @@ impl Connection {
             closing: false,
             hopeless: false,
             expected: 0,
+            lent: false,
             held_in: 0,
             held_out: 0,
             counted: tenant.filter(|_| counted),
@@ -293,20 +297,46 @@ impl Connection {
 
     /// Takes received bytes.
     pub fn receive(&mut self, bytes: &[u8]) {
-        if self.used > 0 {
-            self.input.drain(..self.used);
-            (self.used, self.expected_to) = (0, 0);
-        }
+        self.forget_served();
         // a refused value is dropped as it comes, not collected
         let skipped = if self.input.is_empty() { self.skip.min(bytes.len()) } else { 0 };
         self.skip -= skipped;
         self.input.extend_from_slice(&bytes[skipped..]);
     }
 
+    fn forget_served(&mut self) {
+        if self.used > 0 {
+            self.input.drain(..self.used);
+            self.expected = self.expected.saturating_sub(self.used);
+            (self.used, self.expected_to) = (0, 0);
+        }
+    }
+
+    /// Bytes that are still to come of a value that is arriving.
+    pub(crate) fn value_missing(&self) -> usize {
+        self.expected.saturating_sub(self.input.len())
+    }
+
+    /// Lends room for up to `most` of the bytes that are still to come of a value, behind those that have. It stays in place, and nothing is
+    /// served, until the input is [taken back](Connection::take_back_input).
+    pub(crate) fn lend_input(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
+        self.forget_served();
+        let bytes = self.value_missing().min(most);
+        self.input.reserve_exact(bytes);
+        self.lent = true;
+        &mut self.input.spare_capacity_mut()[..bytes]
+    }
+
+    /// Takes back what was lent. The caller adds what it has put there to the length.
+    pub(crate) fn take_back_input(&mut self) -> &mut Vec<u8> {
+        self.lent = false;
+        &mut self.input
+    }
+
     /// Serves what has arrived, as far as limits and flash allow. Returns whether memory was stored, so that the cleaner may
     /// be wanted.
     pub fn serve(&mut self, cache: &Cache, worker: &mut Worker) -> bool {
-        if matches!(self.pause, Pause::Change(_) | Pause::Held(_)) {
+        if matches!(self.pause, Pause::Change(_) | Pause::Held(_)) || self.lent {
             return false;
         }
         #[cfg(feature = "null")]

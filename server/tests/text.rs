@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::time::Duration;
 
 use common::Server;
 
@@ -111,6 +112,47 @@ fn values_up_to_the_limit_are_kept_and_larger_ones_refused() {
     let refused = format!("set big 0 0 {size}\r\n{}\r\n", "x".repeat(size));
     client.expect(&refused, "SERVER_ERROR object too large for cache\r\n");
     client.expect("get big\r\n", "END\r\n"); // the old value must not outlive a failed set
+}
+
+/// The rest of a large value is received past the buffers that connections share, up to its end and no further: what is pipelined behind it is served.
+#[test]
+fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
+    let server = Server::start(0, &["-m", "64"]);
+    let value = |key: usize, size: usize| -> String {
+        (0..size).map(|n| char::from(b'a' + ((n / 7 + key) % 23) as u8)).collect()
+    };
+    let sizes = [131_000, 600_000, 20, 300_000, 131_073, 1_000_000, 140_000];
+    let (mut sent, mut answers) = (String::new(), String::new());
+    for (key, size) in sizes.into_iter().enumerate() {
+        let value = value(key, size);
+        sent += &format!("get none\r\nset big{key} 0 0 {size}\r\n{value}\r\nget big{key}\r\n");
+        answers += &format!("END\r\nSTORED\r\nVALUE big{key} 0 {size}\r\n{value}\r\nEND\r\n");
+    }
+    for piece in [2_500_000, 100_003, 9_001] {
+        let mut client = server.client();
+        let mut writer = client.stream.try_clone().unwrap();
+        let bytes = sent.clone().into_bytes();
+        let sender = std::thread::spawn(move || {
+            for piece in bytes.chunks(piece) {
+                writer.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        client.expect_answer(answers.as_bytes());
+        sender.join().unwrap();
+    }
+    // who goes away in the middle leaves the old value, and no connection behind
+    for _ in 0..20 {
+        let mut client = server.client();
+        client.send(format!("set big1 0 0 600000\r\n{}", "z".repeat(400_000)).as_bytes());
+    }
+    let mut client = server.client();
+    client.expect("get big1\r\n", &format!("VALUE big1 0 600000\r\n{}\r\nEND\r\n", value(1, 600_000)));
+    let began = std::time::Instant::now();
+    while client.stats("")["curr_connections"] != "1" {
+        assert!(began.elapsed().as_secs() < 20, "{:?}", client.stats("")["curr_connections"]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ use tls::Tls;
 
 /// Output that is sent before the next requests of a long pipeline are begun.
 const SEND_BYTES: usize = 16 << 10;
+/// Values of which so much is still to come are received straight into their connection's input, so much at a time: through the shared buffers a
+/// round could bring a megabyte, which is copied twice while everybody else waits.
+const VALUE_BYTES_A_ROUND: usize = 128 << 10;
 /// How long a connection that found no memory waits before it tries again.
 const STALL: Duration = Duration::from_micros(500);
 /// How often watching connections look for lines.
@@ -60,6 +63,7 @@ const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 const READ: u64 = 3;
 const CANCEL: u64 = 4;
+const RECEIVE_VALUE: u64 = 5;
 const KINDS: u64 = 8;
 
 /// Whether this machine lets us use a ring as we need it.
@@ -77,8 +81,8 @@ struct Client {
     tls: Option<Box<Tls>>,
     peer: Option<Arc<Peer>>,
     active: Instant,
-    /// A receive is under way.
-    receiving: bool,
+    /// A receive is under way: what its token ends with.
+    receiving: Option<u64>,
     /// Its cancellation is.
     cancelling: bool,
     /// A send is under way.
@@ -100,6 +104,21 @@ impl Client {
             Some(tls) => tls.sealed.leaving(),
             None => self.connection.output(),
         }
+    }
+
+    /// A receive brought nothing.
+    fn note_none_received(&mut self, result: i32) {
+        match -result {
+            // no buffer was free, or it was cancelled: it is asked for again if it is wanted
+            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            0 => self.ended = true,
+            _ => self.over = true,
+        }
+    }
+
+    /// Whether much of a value is still to come: that is not received through the shared buffers.
+    fn awaits_value(&self) -> bool {
+        self.tls.is_none() && self.connection.value_missing() >= VALUE_BYTES_A_ROUND
     }
 
     fn unsent(&self) -> usize {
@@ -258,6 +277,10 @@ impl Uring {
                 self.received(id, answer);
                 Ok(())
             }
+            RECEIVE_VALUE => {
+                self.received_value(id, answer.result);
+                Ok(())
+            }
             SEND => {
                 self.sent(id, answer.result);
                 Ok(())
@@ -311,7 +334,7 @@ impl Uring {
             tls: tls.map(|session| Box::new(Tls::new(session))),
             peer,
             active: Instant::now(),
-            receiving: false,
+            receiving: None,
             cancelling: false,
             sending: false,
             listed: false,
@@ -326,7 +349,7 @@ impl Uring {
     fn received(&mut self, id: u64, answer: Answer) {
         let bytes = usize::try_from(answer.result).unwrap_or(0);
         if let Some(client) = self.clients.get_mut(id) {
-            client.receiving = answer.more;
+            client.receiving = answer.more.then_some(RECEIVE);
             client.active = Instant::now();
             match answer.buffer {
                 Some(number) if !client.over => {
@@ -345,16 +368,29 @@ impl Uring {
                     }
                 }
                 Some(_) => {}
-                // no buffer was free, or it was cancelled: it is asked for again if it is wanted
-                None if matches!(-answer.result, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
-                None if answer.result == 0 => client.ended = true,
-                None => client.over = true,
+                None => client.note_none_received(answer.result),
             }
             self.list(id);
         }
         if let Some(number) = answer.buffer {
             self.ring.buffers.offer(number);
         }
+    }
+
+    fn received_value(&mut self, id: u64, result: i32) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.receiving = None;
+        client.active = Instant::now();
+        let input = client.connection.take_back_input();
+        match usize::try_from(result) {
+            Ok(bytes) if bytes > 0 => {
+                // SAFETY: the kernel has filled so many bytes of the room that was lent behind the input.
+                unsafe { input.set_len(input.len() + bytes) };
+                self.bytes_read += bytes as u64;
+            }
+            _ => client.note_none_received(result),
+        }
+        self.list(id);
     }
 
     fn sent(&mut self, id: u64, result: i32) {
@@ -370,7 +406,7 @@ impl Uring {
         }
         // a reply that went out whole needs nothing more, unless somebody waits for that
         let client = self.clients.get_mut(id).expect("it was found above");
-        let rests = client.unsent() == 0 && client.receiving && !client.over && !client.cancelling;
+        let rests = client.unsent() == 0 && client.receiving.is_some() && !client.over && !client.cancelling;
         if !rests || client.connection.can_go_on() || client.connection.is_closing() {
             self.list(id);
         }
@@ -523,14 +559,27 @@ impl Uring {
                 unsafe { self.ring.send(socket, bytes, id * KINDS + SEND)? };
             }
         }
-        let connection = &client.connection;
-        if connection.wants_input() && !client.receiving && !client.cancelling && !client.ended {
-            client.receiving = true;
-            self.ring.receive(socket, id * KINDS + RECEIVE)?;
-        } else if !connection.wants_input() && client.receiving && !client.cancelling {
-            client.cancelling = true;
-            self.ring.cancel(id * KINDS + RECEIVE, id * KINDS + CANCEL)?;
+        let (wants_input, awaits_value) = (client.connection.wants_input(), client.awaits_value());
+        match client.receiving {
+            _ if client.cancelling => {}
+            None if !wants_input || client.ended => {}
+            None if awaits_value => {
+                client.receiving = Some(RECEIVE_VALUE);
+                let room = client.connection.lend_input(VALUE_BYTES_A_ROUND);
+                // SAFETY: the input is lent until the answer, and the client is kept until then.
+                unsafe { self.ring.receive_into(socket, room, id * KINDS + RECEIVE_VALUE)? };
+            }
+            None => {
+                client.receiving = Some(RECEIVE);
+                self.ring.receive(socket, id * KINDS + RECEIVE)?;
+            }
+            Some(kind) if !wants_input || awaits_value && kind == RECEIVE => {
+                client.cancelling = true;
+                self.ring.cancel(id * KINDS + kind, id * KINDS + CANCEL)?;
+            }
+            Some(_) => {}
         }
+        let connection = &client.connection;
         if connection.is_stalled() {
             self.stalled.push(id);
         }
@@ -551,7 +600,7 @@ impl Uring {
     /// Ends a client, once nothing of it is under way.
     fn end(&mut self, id: u64) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
-        if client.sending || client.receiving || client.cancelling {
+        if client.sending || client.receiving.is_some() || client.cancelling {
             client.socket.shut_down(); // answers what is under way
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! The ring of requests to the kernel, as this driver uses it. Every pointer that is handed to the kernel passes through here.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -104,6 +105,7 @@ impl Ring {
         ring.submitter().register_probe(&mut probe)?;
         let needed = [
             opcode::RecvMulti::CODE,
+            opcode::Recv::CODE,
             opcode::Send::CODE,
             opcode::SendMsg::CODE,
             opcode::Read::CODE,
@@ -158,6 +160,22 @@ impl Ring {
     pub(super) fn receive(&mut self, socket: Named, token: u64) -> io::Result<()> {
         let entry = on_socket!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build()).user_data(token);
         // SAFETY: it points to nothing of ours: the buffers are registered and live as long as the ring.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Receives once, into `room`.
+    ///
+    /// # Safety
+    /// `room` stays where it is and is touched by nobody until the answer.
+    pub(super) unsafe fn receive_into(
+        &mut self,
+        socket: Named,
+        room: &mut [MaybeUninit<u8>],
+        token: u64,
+    ) -> io::Result<()> {
+        let (at, len) = (room.as_mut_ptr().cast::<u8>(), u32::try_from(room.len()).unwrap_or(u32::MAX));
+        let entry = on_socket!(socket, socket => opcode::Recv::new(socket, at, len).build()).user_data(token);
+        // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
     }
 
