@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn who_looks_back_over_more_than_a_burst_waits_for_better() {
         // for some seconds all offers are good, and for as many all are bad; half of all may be written
-        let merit = |n: u64| if n / 1_000 % 2 == 0 { 1.0 } else { -2.0 };
+        let merit = |n: u64| if (n / 1_000).is_multiple_of(2) { 1.0 } else { -2.0 };
         let mean = |window_bytes: u64| {
             let mut budget = Budget::new(window_bytes);
             run(&mut budget, 600, 20_000, 11_000.0, merit);
