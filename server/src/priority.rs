@@ -9,8 +9,9 @@ use std::io;
 
 /// Time in nanoseconds that a worker wants at once, the least that the kernel takes: who wants less is preferred on waking up.
 const WORKER_SLICE: u64 = 100_000;
-/// Steps by which background threads are nicer than workers, the least of each that the kernel knows being 19: a tenth of the weight.
+/// Steps by which background threads are nicer than workers: a tenth of their weight.
 const BACKGROUND_NICER: i32 = 10;
+/// The kernel knows no nicer.
 const NICEST: i32 = 19;
 
 /// For the calling thread, a worker.
