@@ -51,9 +51,9 @@ pub const SEGMENTS_SPARE: usize = 2;
 /// Segments that memory is cut into at least, as long as they are of 32 KiB or more.
 const SEGMENTS_LEAST: usize = 256;
 
-/// Bytes behind the last segment that was ever opened that are kept resident, and that are made so at a time: a huge page, whose clearing
-/// takes longer than a thousand requests.
-const RESIDENT_AHEAD: usize = 4 << 20;
+/// Bytes behind the last segment that was ever opened that are kept resident: time enough to clear the next huge page.
+const RESIDENT_AHEAD: usize = 1 << 20;
+/// What is made resident at a time: the rest of a huge page, whose clearing takes longer than a thousand requests.
 const POPULATED_A_STEP: usize = 2 << 20;
 
 /// Cache lines of an object that are fetched ahead: header, key and a small value.
@@ -327,9 +327,9 @@ impl LogMemory {
     pub fn populate_step(&self) {
         if self.wants_pages() {
             let from = self.resident_to.load(Ordering::Relaxed).max(self.segments.opened_to());
-            let done = self.region.populate(from, POPULATED_A_STEP);
-            let to = if done { from + POPULATED_A_STEP } else { usize::MAX };
-            self.resident_to.store(to, Ordering::Relaxed);
+            let to = (from / POPULATED_A_STEP + 1) * POPULATED_A_STEP;
+            let done = self.region.populate(from, to - from);
+            self.resident_to.store(if done { to } else { usize::MAX }, Ordering::Relaxed);
         }
     }
 

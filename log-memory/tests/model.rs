@@ -300,3 +300,23 @@ fn pinned_bytes_stay_in_place_while_the_log_goes_on() {
     }
     assert!(memory.segments_free() >= 8, "{} free", memory.segments_free());
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri's pages are all resident")]
+fn fresh_memory_is_wanted_ahead_of_writers_and_no_further() {
+    let bytes = 16 << 20;
+    let shape = Shape { region_bytes: bytes, mapped_bytes: bytes, segment_bytes: 256 << 10, index_entries: 1024 };
+    let memory = LogMemory::new(shape, KeyHasher::new(1)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    assert!(!memory.wants_pages(), "nobody has stored anything");
+    let mut steps = 0;
+    for key in 0..2_000 {
+        store(&memory, &part, &mut writer, key, 1, &[7; 4_000]).unwrap();
+        while memory.wants_pages() {
+            memory.populate_step();
+            steps += 1;
+        }
+    }
+    // 8 MiB were written, and one more is kept ahead, in pieces of 2
+    assert_eq!(steps, 5);
+}
