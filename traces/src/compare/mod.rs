@@ -5,7 +5,8 @@ mod machine;
 mod setup;
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,12 +23,13 @@ use serde::{Deserialize, Serialize};
 use crate::figures::{Report, write_json};
 use crate::format::{Reading, tenants_of};
 use crate::plot::bytes_text;
-use crate::replay::{Mode, Protocol, Replay};
+use crate::replay::{Mode, Replay};
 use machine::{MemoryLimit, block_bytes_written};
 use setup::{ServerSetup, Setup};
 
-/// Longest wait for a server to listen, and to stop.
+/// Longest wait for a server to serve, for one answer of it, and for it to stop.
 const START_MAX: Duration = Duration::from_secs(20);
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// Runs the same trace against several servers, each started by this command under the same memory limit.
@@ -100,6 +102,9 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return; // its number may be another's by now
+        }
         let pid = Pid::from_raw(self.child.id() as i32);
         if kill(pid, Signal::SIGTERM).is_ok() {
             let began = Instant::now();
@@ -249,14 +254,23 @@ fn start(server: &ServerSetup, folder: &Path, tenants: &[String], limit: Option<
         if let Some(status) = running.child.try_wait()? {
             bail!("'{command}' ended at once ({status}); it said: {}", said());
         }
-        if Protocol::Text.connect(&format!("127.0.0.1:{port}")).is_ok() {
+        if is_answered(port) {
             return Ok(running);
         }
         if began.elapsed() > START_MAX {
-            bail!("'{command}' does not listen on port {port}; it said: {}", said());
+            bail!("'{command}' does not answer on port {port}; it said: {}", said());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether somebody answers there. That a connection is accepted says little: a process that was being forked while we looked for a free port
+/// has our listening socket until it becomes another program.
+fn is_answered(port: u16) -> bool {
+    let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    socket.set_read_timeout(Some(ANSWER_MAX)).is_ok()
+        && socket.write_all(b"version\r\n").is_ok()
+        && socket.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
 }
 
 fn choose_median(server: &mut Compared) {

@@ -3,9 +3,13 @@
 use super::*;
 use crate::Synth;
 
-/// Answers every request line of a replay with a miss, and the rest as it should; `die_after` gets, it ends.
+/// Answers every request line of a replay with a miss, and the rest as it should; after so many gets, it ends. "late": somebody else
+/// listens there at first, accepts nobody, and goes.
 const SCRIPT: &str = r#"
-import socketserver, sys, os
+import socketserver, sys, os, socket, time
+if "late" in sys.argv:
+    with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+        time.sleep(0.3)
 left = int(sys.argv[2])
 class Handler(socketserver.StreamRequestHandler):
     def handle(self):
@@ -54,7 +58,7 @@ fn compare(folder: &Path, setup: &str) -> (Result<()>, Option<Comparison>) {
 #[test]
 fn each_server_runs_in_each_round() {
     let folder = tempfile::tempdir().unwrap();
-    let setup = "trace = \"trace.csv\"\nrounds = 3\n\n[[server]]\nname = \"one\"\ncommand = \"python3 SCRIPT {port} -1\"\n\n\
+    let setup = "trace = \"trace.csv\"\nrounds = 3\n\n[[server]]\nname = \"one\"\ncommand = \"python3 SCRIPT {port} -1 late\"\n\n\
                  [[server]]\nname = \"two\"\ndram = \"8MiB\"\ncommand = \"python3 SCRIPT {port} -1 {tenants} {folder}\"\n";
     let (outcome, comparison) = compare(folder.path(), setup);
     outcome.unwrap();
