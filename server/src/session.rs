@@ -685,7 +685,6 @@ impl Connection {
         *stored |= is_store;
         let frame = Frame::new(header, &rest[HEADER_BYTES..total]);
         let served = binary::request(cache, turn, self, &frame);
-        self.expected = 0;
         self.finish(served, total) && self.pause == Pause::None
     }
 
@@ -795,12 +794,12 @@ impl Connection {
             Storable::Classic(store) => serve::store(turn, self, store, value),
             Storable::Meta(meta, _) => meta::store(turn, self, meta, value),
         };
-        self.expected = 0;
         self.finish(served, line + bytes + 2)
     }
 
     /// What follows from a request of `bytes` bytes. Returns whether the next one can be served.
     fn finish(&mut self, served: Served, bytes: usize) -> bool {
+        self.expected = 0; // what was waited for has come, or is not wanted
         match served {
             Served::Done => {
                 self.used += bytes;
