@@ -46,7 +46,7 @@ pub use flash_store::{
 };
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
-pub use log_memory::{KEY_BYTES_MAX, Object, Pinned, VALUE_BYTES_MAX, mix};
+pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, mix};
 use memory::Memory;
 pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};

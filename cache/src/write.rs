@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use flash_store::Page;
-use log_memory::{Access, KeyLock, NewObject, Object};
+use log_memory::{Access, KeyLock, Landing, NewObject, NoLanding, Object};
 
 use crate::counters::Count;
 use crate::intent::FlashRead;
@@ -192,6 +192,14 @@ pub enum Touched {
     Unknown,
 }
 
+/// Where a store's value is.
+enum Content<'a> {
+    /// Somewhere, in pieces.
+    Pieces(&'a [&'a [u8]]),
+    /// In its place already.
+    Landed(&'a mut Landing),
+}
+
 /// What a store writes, besides the value.
 #[derive(Clone, Copy)]
 struct Writing<'a> {
@@ -216,9 +224,37 @@ impl<'a> Writing<'a> {
 impl Turn<'_> {
     /// Stores a value.
     pub fn store(&mut self, tenant: u16, storing: &Storing<'_>) -> Result<Stored, Needs> {
+        self.store_content(tenant, storing, Content::Pieces(&[storing.value]))
+    }
+
+    /// Makes room for a large value that is arriving, for a store that is no append or prepend. None: collect it, and [store](Turn::store) it.
+    ///
+    /// # Errors
+    /// The cleaner has to make room first.
+    pub fn land(&mut self, tenant: u16, key: &[u8], bytes: usize) -> Result<Option<Landing>, Needs> {
+        let cache = self.cache;
+        match cache.memory.land(&mut self.hands.writer, tenant, cache.memory.hash(tenant, key), bytes) {
+            Ok(landing) => Ok(Some(landing)),
+            Err(NoLanding::NoSpace { segments }) if cache.settings.evict => Err(cache.want_room(segments)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Stores a value that has landed, instead of the one that `storing` has. The landing is used up if the store is carried out; otherwise, and
+    /// if the answer is that something is needed first, it stays as it is.
+    pub fn store_landed(&mut self, tenant: u16, storing: &Storing<'_>, landing: &mut Landing) -> Result<Stored, Needs> {
+        debug_assert!(!matches!(storing.mode, Mode::Append | Mode::Prepend));
+        if landing.hash() == self.cache.memory.hash(tenant, storing.key) {
+            return self.store_content(tenant, storing, Content::Landed(landing));
+        }
+        // whose the key is has changed meanwhile
+        self.store_content(tenant, storing, Content::Pieces(&landing.pieces()))
+    }
+
+    fn store_content(&mut self, tenant: u16, storing: &Storing<'_>, content: Content<'_>) -> Result<Stored, Needs> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
-        let Storing { key, value, mode, client_flags, expiry, .. } = *storing;
+        let Storing { key, mode, client_flags, expiry, .. } = *storing;
         let hash = cache.memory.hash(tenant, key);
         if cache.memory.index_wants_help() {
             cache.help_index(guard);
@@ -239,7 +275,7 @@ impl Turn<'_> {
             (Comparison::Differs, Mode::Set | Mode::Replace | Mode::Append | Mode::Prepend, _) => Ok(Stored::Changed),
             (Comparison::Lower, Mode::Set | Mode::Replace, Some(live)) => {
                 (writing.expiry, writing.stale, writing.won) = (live.expiry(), true, live.access().won);
-                cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes)
+                cache.write(guard, hands, &lock, old, &writing, content).map(Stored::Yes)
             }
             (_, Mode::Add, Some(live)) => {
                 live.note_read(cache.clock.tick(), || 0); // as in memcached, an add that fails counts as a use
@@ -247,11 +283,11 @@ impl Turn<'_> {
             }
             (_, Mode::Append | Mode::Prepend, Some(live)) => {
                 let kept = Writing { unique: storing.unique, ..Writing::like(live, tenant, key) };
-                cache.extend(guard, hands, &lock, live, &kept, mode, value)
+                cache.extend(guard, hands, &lock, live, &kept, mode, storing.value)
             }
             (_, Mode::Replace, None) => Ok(Stored::No),
             (_, Mode::Append | Mode::Prepend, None) if !storing.create => Ok(Stored::No),
-            _ => cache.write(guard, hands, &lock, old, &writing, &[value]).map(Stored::Yes),
+            _ => cache.write(guard, hands, &lock, old, &writing, content).map(Stored::Yes),
         }?;
         hands.count_access(cache);
         hands.count_store(tenant, storing, outcome);
@@ -285,7 +321,7 @@ impl Turn<'_> {
             let unique = counting.unique;
             let writing = Writing { tenant, key, client_flags: 0, expiry, unique, stale: false, won: false };
             let digits = number.to_string();
-            let written = cache.write(guard, hands, &lock, old, &writing, &[digits.as_bytes()])?;
+            let written = cache.write(guard, hands, &lock, old, &writing, Content::Pieces(&[digits.as_bytes()]))?;
             return Ok(Counted::Is { number, unique: written.unique, expiry });
         };
         let text = if live.value_bytes() > 24 { Vec::new() } else { live.value_to_vec() };
@@ -301,7 +337,7 @@ impl Turn<'_> {
         digits.resize(digits.len().max(text.len()), b' ');
         let expiry = counting.expiry.unwrap_or_else(|| live.expiry());
         let writing = Writing { unique: counting.unique, expiry, ..Writing::like(live, tenant, key) };
-        let written = cache.write(guard, hands, &lock, Some(live), &writing, &[&digits])?;
+        let written = cache.write(guard, hands, &lock, Some(live), &writing, Content::Pieces(&[&digits]))?;
         hands.count(tenant, hits);
         hands.count_access(cache);
         Ok(Counted::Is { number, unique: written.unique, expiry })
@@ -342,7 +378,7 @@ impl Turn<'_> {
                 writing.expiry = removing.expiry.unwrap_or(writing.expiry);
             }
             writing.unique = removing.unique.or(writing.unique);
-            cache.write(guard, hands, &lock, Some(live), &writing, &value)?;
+            cache.write(guard, hands, &lock, Some(live), &writing, Content::Pieces(&value))?;
         }
         hands.count(tenant, Count::DeleteHits);
         hands.count_access(cache);
@@ -533,7 +569,7 @@ impl Cache {
             Mode::Append => pieces.push(value),
             _ => pieces.insert(0, value),
         }
-        self.write(guard, hands, lock, Some(live), writing, &pieces).map(Stored::Yes)
+        self.write(guard, hands, lock, Some(live), writing, Content::Pieces(&pieces)).map(Stored::Yes)
     }
 
     /// Appends, publishes, hides what was there before, and keeps the accounts.
@@ -544,12 +580,21 @@ impl Cache {
         lock: &KeyLock<'_>,
         old: Option<Object<'_>>,
         writing: &Writing<'_>,
-        value: &[&[u8]],
+        content: Content<'_>,
     ) -> Result<Written, Needs> {
         let (tenant, hash) = (writing.tenant, lock.hash());
         let tick = self.clock.tick();
         let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
         let updates = old.map_or(0, |old| (old.access().updates + 1).min(15));
+        let landed: Vec<&[u8]>;
+        let value = match &content {
+            Content::Pieces(pieces) => *pieces,
+            Content::Landed(landing) => {
+                landed = landing.pieces();
+                &landed
+            }
+        };
+        let value_bytes = value.iter().map(|piece| piece.len()).sum::<usize>();
         let object = NewObject {
             tenant,
             key: writing.key,
@@ -563,15 +608,23 @@ impl Cache {
             history: old.map_or_else(|| self.history.level(hash), |old| self.history_after(hash, &old)),
             rescued: false,
         };
-        let at = self.append(hands, hash, &object)?;
+        let at = match &content {
+            Content::Pieces(_) => self.append(hands, hash, &object)?,
+            Content::Landed(landing) => {
+                let head = self.memory.append_landed(&mut hands.writer, &object, landing);
+                head.map_err(|_| self.want_room(1))?
+            }
+        };
         self.publish(guard, lock, at, old);
+        if let Content::Landed(landing) = content {
+            landing.hand_over();
+        }
         if let Some(flash) = &self.flash {
             flash.hide(hash, tenant, writing.key);
         }
         if self.is_sampled(hash) {
             self.sampler(tenant).stored(hash, self.clock.tick());
         }
-        let value_bytes = value.iter().map(|piece| piece.len()).sum::<usize>();
         hands.count(tenant, Count::Stored);
         hands.count_by(tenant, Count::StoredBytes, (writing.key.len() + value_bytes) as u64);
         Ok(Written { unique: writing.unique.unwrap_or(version), value_bytes })
@@ -594,7 +647,7 @@ impl Cache {
         unique: Option<u64>,
     ) -> Result<Object<'t>, Needs> {
         let writing = Writing { tenant, key, client_flags: 0, expiry, unique, stale: false, won: true };
-        self.write(guard, hands, lock, old, &writing, &[])?;
+        self.write(guard, hands, lock, old, &writing, Content::Pieces(&[]))?;
         Ok(self.published(guard, tenant, key, lock.hash()).expect("it was published under this lock"))
     }
 
@@ -605,11 +658,15 @@ impl Cache {
         hash: u64,
         object: &NewObject<'_>,
     ) -> Result<log_memory::Location, Needs> {
-        self.memory.append(&mut hands.writer, hash, object).map_err(|_| {
-            let segments = object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1;
-            self.room_wanted.fetch_max(segments, Ordering::Relaxed);
-            Needs::Room
-        })
+        self.memory
+            .append(&mut hands.writer, hash, object)
+            .map_err(|_| self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1))
+    }
+
+    /// Tells the cleaner how many segments somebody waits for.
+    fn want_room(&self, segments: usize) -> Needs {
+        self.room_wanted.fetch_max(segments, Ordering::Relaxed);
+        Needs::Room
     }
 
     /// What is published for a key in DRAM, dead or alive.

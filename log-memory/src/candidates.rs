@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::LogMemory;
-use crate::segment::{SegmentId, State};
+use crate::segment::SegmentId;
 
 /// A sealed segment as the cleaner sees it.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct Candidate {
 impl LogMemory {
     /// Every segment that may be cleaned now.
     pub fn candidates(&self) -> Vec<Candidate> {
-        let sealed = self.segments.metas.iter().enumerate().filter(|(_, meta)| meta.state() == State::Sealed);
+        let sealed = self.segments.metas.iter().enumerate().filter(|(_, meta)| meta.is_cleanable());
         sealed
             .map(|(n, meta)| Candidate {
                 id: SegmentId(n as u32),

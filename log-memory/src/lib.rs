@@ -11,6 +11,7 @@ mod candidates;
 mod grace;
 mod hash;
 mod index;
+mod landing;
 mod location;
 #[cfg(all(test, feature = "model"))]
 mod model_checked;
@@ -31,6 +32,7 @@ pub use grace::{Grace, Participant, Turn};
 pub use hash::{KeyHasher, mix};
 use index::Index;
 pub use index::{Cursor, KeyLock};
+pub use landing::{Landing, NoLanding};
 pub use location::Location;
 pub use object::{
     Access, HEADER_BYTES, KEY_BYTES_MAX, Kind, NewObject, Object, TICK_BITS, VALUE_BYTES_MAX, VERSION_MAX, Value,
@@ -251,8 +253,7 @@ impl LogMemory {
     fn discharge_object(&self, object: Object<'_>) {
         if object.kind() == Kind::Head {
             for fragment in object.fragments() {
-                let bytes = HEADER_BYTES + fragment.len.next_multiple_of(8);
-                discharge(&self.segments, fragment.at.byte(), bytes);
+                discharge(&self.segments, fragment.at.byte(), fragment.log_bytes());
             }
         }
         discharge(&self.segments, object.location().byte(), object.log_bytes());

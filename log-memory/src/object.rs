@@ -353,7 +353,7 @@ impl<'t> Object<'t> {
     /// Bytes that the whole object takes in the log, fragments and all.
     pub fn charged_bytes(&self) -> usize {
         let fragments: usize = match self.kind() {
-            Kind::Head => self.fragments().map(|f| HEADER_BYTES + f.len.next_multiple_of(8)).sum(),
+            Kind::Head => self.fragments().map(Fragment::log_bytes).sum(),
             _ => 0,
         };
         self.log_bytes() + fragments
@@ -445,6 +445,16 @@ pub(crate) struct Fragment {
 }
 
 impl Fragment {
+    /// Bytes that it takes in its segment.
+    pub(crate) fn log_bytes(self) -> usize {
+        HEADER_BYTES + self.len.next_multiple_of(8)
+    }
+
+    /// Byte offset of its piece of the value.
+    pub(crate) fn piece_at(self) -> usize {
+        self.at.byte() + HEADER_BYTES
+    }
+
     fn word(self) -> u64 {
         debug_assert!(self.len < 1 << 24);
         self.at.units() << 24 | self.len as u64
@@ -483,21 +493,10 @@ pub(crate) unsafe fn write_head(region: &Region, at: Location, object: &NewObjec
     }
 }
 
-/// Writes a fragment at `at`.
-///
-/// # Safety
-/// The caller owns `24 + bytes.len()`, rounded up to 8, bytes at `at` in its open segment.
-pub(crate) unsafe fn write_fragment(region: &Region, at: Location, owner: u64, number: usize, pieces: &[&[u8]]) {
-    let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+/// Writes the header of a fragment of `len` bytes at `at`; its bytes go behind it. The caller owns the place, in its open segment.
+pub(crate) fn write_fragment_header(region: &Region, at: Location, owner: u64, number: usize, len: usize) {
     debug_assert!(number < 1 << TICK_BITS);
-    let words = [owner, (len as u64) << 36 | (number as u64) << 8 | (Kind::Fragment as u64) << 1, 0];
-    store_words(region, at, words);
-    let mut to = at.byte() + HEADER_BYTES;
-    for piece in pieces {
-        // SAFETY: the range is the caller's.
-        unsafe { region.write(to, piece) };
-        to += piece.len();
-    }
+    store_words(region, at, [owner, (len as u64) << 36 | (number as u64) << 8 | (Kind::Fragment as u64) << 1, 0]);
 }
 
 fn store_words(region: &Region, at: Location, words: [u64; 3]) {

@@ -64,55 +64,68 @@ impl Writer {
         hash: u64,
         object: &NewObject<'_>,
     ) -> Result<Location, NoSpace> {
-        let mut fragments = Vec::new();
-        let stored =
-            self.append_fragments(segments, region, fragment_max, hash, object, &mut fragments).and_then(|()| {
-                let len = object.head_bytes(fragments.len());
-                self.reserve(segments, region, object.tenant, len, len)
-            });
-        match stored {
-            Ok(reserved) => {
-                let at = Location::from_byte(reserved.at);
-                // SAFETY: just reserved for this head in this writer's open segment.
-                unsafe { object::write_head(region, at, object, &fragments) };
-                Ok(at)
+        let total = object.value_bytes();
+        let fragments = self.reserve_fragments(segments, region, fragment_max, (object.tenant, hash), total)?;
+        let mut done = 0;
+        for fragment in &fragments {
+            let mut at = fragment.piece_at();
+            for piece in cut(object.value, done, fragment.len) {
+                // SAFETY: just reserved for this fragment in this writer's open segment.
+                unsafe { region.write(at, piece) };
+                at += piece.len();
             }
-            Err(NoSpace) => {
-                for fragment in fragments {
-                    discharge(segments, fragment.at.byte(), HEADER_BYTES + fragment.len.next_multiple_of(8));
-                }
-                Err(NoSpace)
-            }
+            done += fragment.len;
         }
+        let head = self.append_head(segments, region, object, &fragments);
+        if head.is_err() {
+            fragments.iter().for_each(|fragment| discharge(segments, fragment.at.byte(), fragment.log_bytes()));
+        }
+        head
     }
 
-    /// Pieces of at most `fragment_max` bytes; smaller where that fills up a segment.
-    fn append_fragments(
+    /// Appends the head of an object whose fragments are in the log.
+    pub(crate) fn append_head(
+        &mut self,
+        segments: &Segments,
+        region: &Region,
+        object: &NewObject<'_>,
+        fragments: &[Fragment],
+    ) -> Result<Location, NoSpace> {
+        let len = object.head_bytes(fragments.len());
+        let at = Location::from_byte(self.reserve(segments, region, object.tenant, len, len)?.at);
+        // SAFETY: just reserved for this head in this writer's open segment.
+        unsafe { object::write_head(region, at, object, fragments) };
+        Ok(at)
+    }
+
+    /// Makes room for a value of `total` bytes of `owner` (tenant, hash of the key): fragments that have their headers, and nothing behind
+    /// them yet. Each is of at most `fragment_max` bytes; smaller where that fills up a segment.
+    pub(crate) fn reserve_fragments(
         &mut self,
         segments: &Segments,
         region: &Region,
         fragment_max: usize,
-        hash: u64,
-        object: &NewObject<'_>,
-        fragments: &mut Vec<Fragment>,
-    ) -> Result<(), NoSpace> {
-        let total = object.value_bytes();
+        owner: (u16, u64),
+        total: usize,
+    ) -> Result<Vec<Fragment>, NoSpace> {
+        let mut fragments: Vec<Fragment> = Vec::with_capacity(total / fragment_max + 2);
         let mut done = 0;
         while done < total {
             let rest = (total - done).min(fragment_max - HEADER_BYTES);
             let least = rest.min(fragment_max / 8);
             let full = HEADER_BYTES + rest.next_multiple_of(8);
-            let reserved =
-                self.reserve(segments, region, object.tenant, HEADER_BYTES + least.next_multiple_of(8), full)?;
-            let len = (reserved.len - HEADER_BYTES).min(rest);
-            let at = Location::from_byte(reserved.at);
-            let pieces = cut(object.value, done, len);
-            // SAFETY: just reserved for this fragment in this writer's open segment.
-            unsafe { object::write_fragment(region, at, hash, fragments.len(), &pieces) };
-            fragments.push(Fragment { at, len });
-            done += len;
+            let Ok(reserved) = self.reserve(segments, region, owner.0, HEADER_BYTES + least.next_multiple_of(8), full)
+            else {
+                fragments.iter().for_each(|fragment| discharge(segments, fragment.at.byte(), fragment.log_bytes()));
+                return Err(NoSpace);
+            };
+            let fragment =
+                Fragment { at: Location::from_byte(reserved.at), len: (reserved.len - HEADER_BYTES).min(rest) };
+            object::write_fragment_header(region, fragment.at, owner.1, fragments.len(), fragment.len);
+            fragments.push(fragment);
+            done += fragment.len;
         }
-        Ok(())
+        Ok(fragments)
     }
 
     /// Takes between `least` and `most` bytes, as much as the open segment has, or opens another.

@@ -84,6 +84,17 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>().add(at), len) }
     }
 
+    /// `len` bytes at byte offset `at`, to be written.
+    ///
+    /// # Safety
+    /// The caller owns the range: it lies in an open segment or one that is not reused, and nobody else reads or writes it while the slice lives.
+    #[expect(clippy::mut_from_ref, reason = "the mapping is shared, each range of it has one owner")]
+    pub(crate) unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
+        assert!(at + len <= self.len, "a location points outside of the region");
+        // SAFETY: in bounds (asserted), initialised (zeroed mapping), the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast::<u8>().add(at), len) }
+    }
+
     /// Byte offset of a slice that [`Region::bytes`] has handed out.
     pub(crate) fn offset_of(&self, bytes: &[u8]) -> usize {
         let at = (bytes.as_ptr() as usize).wrapping_sub(self.base.as_ptr() as usize);

@@ -52,10 +52,17 @@ pub(crate) struct Meta {
     pub(crate) live: AtomicU32,
     /// Values in it that are being sent from where they lie.
     pins: AtomicU32,
+    /// Fragments in it of values that are arriving.
+    landings: AtomicU32,
     pub(crate) shares: Mutex<Shares>,
 }
 
 impl Meta {
+    /// Whether the cleaner would get somewhere with it: a value that is arriving cannot be moved.
+    pub(crate) fn is_cleanable(&self) -> bool {
+        self.state() == State::Sealed && self.landings.load(Ordering::Acquire) == 0
+    }
+
     pub(crate) fn state(&self) -> State {
         STATES[self.state.load(Ordering::Acquire) as usize]
     }
@@ -76,6 +83,8 @@ pub(crate) struct Segments {
     allowed: AtomicUsize,
     /// Segments that have pins.
     pinned: AtomicUsize,
+    /// Segments in which values are arriving.
+    landed_in: AtomicUsize,
     /// The end of the region as far as segments were ever opened, in bytes: they are opened in order, at first.
     opened_to: AtomicUsize,
 }
@@ -95,6 +104,7 @@ impl Segments {
             written: AtomicU32::new(0),
             live: AtomicU32::new(0),
             pins: AtomicU32::new(0),
+            landings: AtomicU32::new(0),
             shares: Mutex::new(Box::default()),
         });
         let free = (0..count as u32).rev().map(SegmentId).collect();
@@ -105,6 +115,7 @@ impl Segments {
             pool: Mutex::new(Pool { free, retired: VecDeque::new(), held: Vec::new(), parked: Vec::new() }),
             allowed: AtomicUsize::new(count),
             pinned: AtomicUsize::new(0),
+            landed_in: AtomicUsize::new(0),
             opened_to: AtomicUsize::new(0),
         }
     }
@@ -209,6 +220,25 @@ impl Segments {
         if self.meta(id).pins.fetch_sub(1, Ordering::Release) == 1 {
             self.pinned.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// A fragment of a value that is arriving lies in a segment that the caller has open: the cleaner leaves that alone until the value has come.
+    pub(crate) fn begin_landing(&self, id: SegmentId) {
+        if self.meta(id).landings.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.landed_in.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It has come, or will not.
+    pub(crate) fn end_landing(&self, id: SegmentId) {
+        if self.meta(id).landings.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.landed_in.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Segments in which values are arriving.
+    pub(crate) fn landed_in(&self) -> usize {
+        self.landed_in.load(Ordering::Relaxed)
     }
 
     pub(crate) fn seal(&self, id: SegmentId, shares: Shares) {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use log_memory::{Access, KeyHasher, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
+use log_memory::{Access, KeyHasher, Landing, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
 
 /// Under Miri everything takes a thousand times as long: a short walk has to do.
 const LESS: u64 = if cfg!(miri) { 100 } else { 1 };
@@ -18,6 +18,22 @@ fn value_of(key: u64, version: u64, len: usize) -> Vec<u8> {
     (0..len).map(|n| mix(key ^ mix(version) ^ (n as u64 / 8)).to_le_bytes()[n % 8]).collect()
 }
 
+fn object<'a>(key: u64, name: &'a str, version: u64, value: &'a [&'a [u8]]) -> NewObject<'a> {
+    NewObject {
+        tenant: 1,
+        key: name.as_bytes(),
+        value,
+        client_flags: (key % 3) as u32,
+        expiry: 0,
+        version,
+        unique: (key.is_multiple_of(5)).then_some(version ^ u64::MAX),
+        birth: 0,
+        access: Access::default(),
+        history: 0,
+        rescued: false,
+    }
+}
+
 fn store(
     memory: &LogMemory,
     part: &Participant,
@@ -29,23 +45,30 @@ fn store(
     let name = key.to_string();
     let hash = memory.hash(1, name.as_bytes());
     let turn = part.enter();
-    let object = NewObject {
-        tenant: 1,
-        key: name.as_bytes(),
-        value: &[&value[..value.len() / 3], &value[value.len() / 3..]],
-        client_flags: (key % 3) as u32,
-        expiry: 0,
-        version,
-        unique: (key.is_multiple_of(5)).then_some(version ^ u64::MAX),
-        birth: 0,
-        access: Access::default(),
-        history: 0,
-        rescued: false,
-    };
-    let at = memory.append(writer, hash, &object)?;
+    let pieces = [&value[..value.len() / 3], &value[value.len() / 3..]];
+    let at = memory.append(writer, hash, &object(key, &name, version, &pieces))?;
     let lock = memory.lock(hash);
     let old = memory.find(&turn, hash, 1, name.as_bytes());
     memory.publish(&turn, &lock, at, old);
+    Ok(())
+}
+
+/// Publishes a value that has landed, as `store` does.
+fn store_landed(
+    memory: &LogMemory,
+    part: &Participant,
+    writer: &mut Writer,
+    key: u64,
+    version: u64,
+    landing: &mut Landing,
+) -> Result<(), NoSpace> {
+    let name = key.to_string();
+    let turn = part.enter();
+    let at = memory.append_landed(writer, &object(key, &name, version, &landing.pieces()), landing)?;
+    let lock = memory.lock(landing.hash());
+    let old = memory.find(&turn, landing.hash(), 1, name.as_bytes());
+    memory.publish(&turn, &lock, at, old);
+    landing.hand_over();
     Ok(())
 }
 
@@ -136,6 +159,131 @@ fn random_operations_agree_with_a_map() {
     for (key, version) in model {
         assert!(read(&memory, &part, key).is_none_or(|found| found == version));
     }
+}
+
+/// Values that arrive piece by piece while everything else is stored, deleted, moved and dropped around them: some come to their end, some do not.
+#[test]
+fn values_land_while_the_log_goes_on() {
+    struct Arriving {
+        key: u64,
+        version: u64,
+        value: Vec<u8>,
+        landing: Landing,
+    }
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    let (mut model, mut dice, mut coin) = (HashMap::new(), 1u64, 5u64);
+    let mut arriving: Vec<Arriving> = Vec::new();
+    let (mut landed, mut given_up, mut refused, mut hits, mut cleaned) = (0, 0, 0, 0, 0);
+    for version in 1..60_000 / LESS {
+        dice = mix(dice + version);
+        let key = dice % 200;
+        if memory.segments_free() < 4 {
+            clean(&memory, &part, &mut cleaner, &mut coin, false);
+            cleaned += 1;
+        }
+        match dice >> 32 & 7 {
+            0 => {
+                let value = value_of(key, version, 4_100 + (dice >> 40) as usize % 20_000);
+                match memory.land(&mut writer, 1, memory.hash(1, key.to_string().as_bytes()), value.len()) {
+                    Ok(landing) => arriving.push(Arriving { key, version, value, landing }),
+                    Err(_) => refused += 1,
+                }
+            }
+            1 if !arriving.is_empty() => {
+                let at = (dice >> 40) as usize % arriving.len();
+                let Arriving { value, landing, .. } = &mut arriving[at];
+                let came = value.len() - landing.missing();
+                let more = &value[came..(came + 5_000).min(value.len())];
+                assert_eq!(landing.fill(more), more.len());
+                if landing.missing() == 0 {
+                    let Arriving { key, version, mut landing, .. } = arriving.swap_remove(at);
+                    while store_landed(&memory, &part, &mut writer, key, version, &mut landing).is_err() {
+                        clean(&memory, &part, &mut cleaner, &mut coin, false);
+                    }
+                    model.insert(key, version);
+                    landed += 1;
+                }
+            }
+            2 if !arriving.is_empty() && (dice >> 48) % 8 == 0 => {
+                arriving.swap_remove((dice >> 40) as usize % arriving.len());
+                given_up += 1;
+            }
+            2..4 => {
+                let value = value_of(key, version, [1, 500, 5_000][(dice >> 40) as usize % 3]);
+                while store(&memory, &part, &mut writer, key, version, &value).is_err() {
+                    clean(&memory, &part, &mut cleaner, &mut coin, false);
+                }
+                model.insert(key, version);
+            }
+            4 => {
+                delete(&memory, &part, key);
+                model.remove(&key);
+            }
+            _ => {
+                if let Some(found) = read(&memory, &part, key) {
+                    assert_eq!(Some(&found), model.get(&key), "a read is the last store, or a miss");
+                    hits += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        cfg!(miri) || landed > 500 && given_up > 50 && refused > 50 && hits > 500 && cleaned > 500,
+        "the rare paths were taken: {landed} {given_up} {refused} {hits} {cleaned}"
+    );
+    arriving.clear();
+    memory.seal(&mut writer);
+    memory.seal(&mut cleaner);
+    for key in 0..200 {
+        delete(&memory, &part, key);
+    }
+    for candidate in memory.candidates() {
+        assert_eq!(candidate.live, 0, "what was given up, or is deleted, is dead");
+        assert!(memory.choose(candidate.id) && memory.retire(candidate.id));
+    }
+    assert_eq!(memory.segments_free(), memory.segments_allowed(), "no segment is held back for ever");
+}
+
+/// The cleaner could not move a fragment that has no head yet: it is not offered such a segment, and one that it has got hold of all the same
+/// is not retired.
+#[test]
+fn a_segment_in_which_a_value_lands_is_not_freed() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    store(&memory, &part, &mut writer, 2, 1, &value_of(2, 1, 100)).unwrap();
+    memory.seal(&mut writer);
+    let sealed: Vec<_> = memory.candidates().into_iter().map(|candidate| candidate.id).collect();
+    let value = value_of(1, 2, 20_000);
+    let mut landing = memory.land(&mut writer, 1, memory.hash(1, b"1"), value.len()).unwrap();
+    assert_eq!(landing.fill(&value[..9_000]), 9_000);
+    memory.seal(&mut writer);
+    let offered: Vec<_> = memory.candidates().into_iter().map(|candidate| candidate.id).collect();
+    assert_eq!(offered, sealed);
+    assert_eq!(landing.fill(&value[9_000..]), 11_000);
+    store_landed(&memory, &part, &mut writer, 1, 2, &mut landing).unwrap();
+    drop(landing);
+    assert_eq!(memory.candidates().len(), 2, "it can be cleaned now");
+    assert_eq!(read(&memory, &part, 1), Some(2));
+    for candidate in memory.candidates().into_iter().filter(|candidate| candidate.id != sealed[0]) {
+        assert!(memory.choose(candidate.id) && !memory.retire(candidate.id), "a landed value is as live as any");
+    }
+    // one that is given up leaves dead bytes, and nothing that holds them back
+    let landing = memory.land(&mut writer, 1, memory.hash(1, b"3"), value.len()).unwrap();
+    drop(landing);
+    memory.seal(&mut writer);
+    assert!(memory.candidates().iter().any(|candidate| candidate.live < candidate.written));
+}
+
+#[test]
+fn values_that_arrive_take_a_part_of_the_log_at_most() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let mut writer = memory.writer();
+    let landings: Vec<_> = (0..100).map_while(|n| memory.land(&mut writer, 1, n, 25_000).ok()).collect();
+    assert!((2..=4).contains(&landings.len()), "{}", landings.len());
+    assert!(memory.land(&mut writer, 1, 7, 0).is_err(), "nothing needs no room");
+    drop(landings);
+    assert!(memory.land(&mut writer, 1, 7, 25_000).is_ok());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use cache::{Fetched, Fetching};
 use protocol::{KEY_BYTES_MAX, Keys, Meta, MetaVerb, Reply, text};
 
 use crate::serve::{Served, absolute, refuse_too_large};
-use crate::session::{Connection, Spelling};
+use crate::session::{Arrived, Connection, Spelling};
 use crate::watch::Topic;
 
 /// Serves mg, md, ma and me.
@@ -287,16 +287,16 @@ fn debug(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key:
 }
 
 /// Serves ms, whose value has arrived.
-pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, value: &[u8]) -> Served {
-    let cache = turn.cache();
+pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, value: Arrived<'_>) -> Served {
+    let (cache, value_bytes) = (turn.cache(), value.len());
     let mut decoded = [0; KEY_BYTES_MAX];
     let key = meta.key_in(&mut decoded).expect("it was decoded when the flags were read");
     let mode = mode_of(meta).expect("it was checked before the value arrived");
-    let extends = matches!(mode, Mode::Append | Mode::Prepend);
+    let extends = extends(meta);
     let created = expiry_of(cache, meta.create).filter(|_| extends);
     let storing = Storing {
         key,
-        value,
+        value: &[],
         mode,
         client_flags: meta.client_flags,
         expiry: created.or_else(|| expiry_of(cache, meta.ttl)).unwrap_or(0),
@@ -306,17 +306,17 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Met
         create: created.is_some(),
     };
     let before = connection.known_to_watchers(turn, key);
-    let outcome = turn.store(connection.tenant_of(cache, key), &storing);
+    let outcome = value.store(turn, connection.tenant_of(cache, key), &storing);
     if let Ok(outcome) = &outcome {
         let status = if matches!(outcome, Stored::Yes(_)) { "STORED" } else { "NOT_STORED" };
-        connection.tell_stored(key, "ms", before, status, storing.expiry, value.len());
+        connection.tell_stored(key, "ms", before, status, storing.expiry, value_bytes);
     }
     let (status, unique, bytes) = match outcome {
         Ok(Stored::Yes(_)) if meta.quiet => return Served::Done,
         Ok(Stored::Yes(written)) => ("HD", connection.shown(written.unique), written.value_bytes),
-        Ok(Stored::No) => ("NS", 0, value.len()),
-        Ok(Stored::Changed) => ("EX", 0, value.len()),
-        Ok(Stored::Unknown) => ("NF", 0, value.len()),
+        Ok(Stored::No) => ("NS", 0, value_bytes),
+        Ok(Stored::Changed) => ("EX", 0, value_bytes),
+        Ok(Stored::Unknown) => ("NF", 0, value_bytes),
         Ok(Stored::TooLarge) => {
             connection.reply(Reply::Wanted, "SERVER_ERROR object too large for cache");
             return Served::Done;
@@ -357,6 +357,11 @@ fn mode_of(meta: &Meta<'_>) -> Option<Mode> {
         b'R' => Some(Mode::Replace),
         _ => None,
     }
+}
+
+/// Whether an ms adds to what is there.
+pub(crate) fn extends(meta: &Meta<'_>) -> bool {
+    matches!(mode_of(meta), Some(Mode::Append | Mode::Prepend))
 }
 
 /// Checks an ms line before its value is waited for.

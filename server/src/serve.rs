@@ -10,7 +10,7 @@ use protocol::{Keys, Reply, Request, Store, StoreVerb, text};
 
 use crate::VERSION;
 use crate::detail::Done;
-use crate::session::{AHEAD, Connection, Spelling};
+use crate::session::{AHEAD, Arrived, Connection, Spelling};
 use crate::watch::Topic;
 use crate::{meta, operator, stats};
 
@@ -260,8 +260,8 @@ fn get_and_touch(
 }
 
 /// Serves a store whose value has arrived.
-pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>, value: &[u8]) -> Served {
-    let cache = turn.cache();
+pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &Store<'_>, value: Arrived<'_>) -> Served {
+    let (cache, bytes) = (turn.cache(), value.len());
     let (mode, compare) = match store.verb {
         StoreVerb::Set => (Mode::Set, None),
         StoreVerb::Add => (Mode::Add, None),
@@ -272,9 +272,9 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &St
     };
     let tenant = connection.tenant_of(cache, store.key);
     let expiry = absolute(store.exptime, cache.now());
-    let storing = Storing { client_flags: store.client_flags, expiry, compare, ..Storing::new(mode, store.key, value) };
+    let storing = Storing { client_flags: store.client_flags, expiry, compare, ..Storing::new(mode, store.key, &[]) };
     let before = connection.known_to_watchers(turn, store.key);
-    let line = match turn.store(tenant, &storing) {
+    let line = match value.store(turn, tenant, &storing) {
         Ok(Stored::Yes(_)) => "STORED",
         Ok(Stored::No) => "NOT_STORED",
         Ok(Stored::Changed) => "EXISTS",
@@ -294,7 +294,7 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &St
         StoreVerb::Prepend => "prepend",
         StoreVerb::Cas(_) => "cas",
     };
-    connection.tell_stored(store.key, verb, before, line, expiry, value.len());
+    connection.tell_stored(store.key, verb, before, line, expiry, bytes);
     connection.server().details.note(store.key, Done::Set);
     connection.reply(store.reply, line);
     Served::Done

@@ -12,13 +12,12 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Listing, Object, Page, Turn, Worker};
+use cache::{Cache, Completed, Expected, FlashObject, FlashRead, Landing, Listing, Object, Page, Turn, Worker};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 use protocol::{Keys, Meta, Reply, Request, Store, StoreVerb, text};
 
@@ -44,6 +43,10 @@ const FREE_BYTES: usize = 24 << 10;
 /// Values of this size and more are sent from where they lie in DRAM; here that saves an eighth of a GET's CPU, at 64 KiB most of it
 /// (docs/data-plane.md).
 const LENT_BYTES_MIN: usize = 16 << 10;
+
+/// Values of which so much or more is still to come when their line has come land in the log as they arrive. Through the connection's input
+/// they would be copied once more, all of them at once, while everybody else waits.
+const LANDED_BYTES_MIN: usize = 128 << 10;
 
 /// Longest line and longest token of a client that says who it is.
 const LOGIN_LINE_BYTES_MAX: usize = 2048;
@@ -139,6 +142,46 @@ impl Storable<'_> {
             Storable::Meta(..) => Reply::Wanted,
         }
     }
+
+    /// Its key, if the value is stored as it comes.
+    fn key_of_whole<'k>(&'k self, decoded: &'k mut [u8; protocol::KEY_BYTES_MAX]) -> Option<&'k [u8]> {
+        match self {
+            Storable::Classic(store) => {
+                (!matches!(store.verb, StoreVerb::Append | StoreVerb::Prepend)).then_some(store.key)
+            }
+            Storable::Meta(meta, _) => meta.key_in(decoded).filter(|_| !meta::extends(meta)),
+        }
+    }
+}
+
+/// A store's value that has come.
+pub(crate) enum Arrived<'a> {
+    /// It lies in the input.
+    Here(&'a [u8]),
+    /// It lies in the log.
+    Landed(&'a mut Landing),
+}
+
+impl Arrived<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Arrived::Here(value) => value.len(),
+            Arrived::Landed(landing) => landing.bytes(),
+        }
+    }
+
+    /// Stores it as `storing` says, whose own value is left out of account.
+    pub(crate) fn store(
+        self,
+        turn: &mut Turn<'_>,
+        tenant: u16,
+        storing: &cache::Storing<'_>,
+    ) -> Result<cache::Stored, cache::Needs> {
+        match self {
+            Arrived::Here(value) => turn.store(tenant, &cache::Storing { value, ..*storing }),
+            Arrived::Landed(landing) => turn.store_landed(tenant, storing, landing),
+        }
+    }
 }
 
 /// Why a connection does not go on by itself.
@@ -188,8 +231,12 @@ pub struct Connection {
     hopeless: bool,
     /// As far as the input will go once a value that is arriving has come, as its line stated.
     expected: usize,
-    /// The input is lent to the driver, to receive such a value.
+    /// A large value that is arriving, behind whose line the input has nothing of it.
+    landing: Option<Landing>,
+    /// The room in it is lent to the driver.
     lent: bool,
+    /// Where the input ends that was not taken to a landing.
+    landed_from: Option<usize>,
     held_in: usize,
     held_out: usize,
     /// The tenant among whose connections this one counts.
@@ -229,7 +276,9 @@ impl Connection {
             closing: false,
             hopeless: false,
             expected: 0,
+            landing: None,
             lent: false,
+            landed_from: None,
             held_in: 0,
             held_out: 0,
             counted: tenant.filter(|_| counted),
@@ -301,7 +350,9 @@ impl Connection {
         // a refused value is dropped as it comes, not collected
         let skipped = if self.input.is_empty() { self.skip.min(bytes.len()) } else { 0 };
         self.skip -= skipped;
-        self.input.extend_from_slice(&bytes[skipped..]);
+        let bytes = &bytes[skipped..];
+        let landed = self.landing.as_mut().map_or(0, |landing| landing.fill(bytes));
+        self.input.extend_from_slice(&bytes[landed..]);
     }
 
     fn forget_served(&mut self) {
@@ -312,25 +363,28 @@ impl Connection {
         }
     }
 
-    /// Bytes that are still to come of a value that is arriving.
-    pub(crate) fn value_missing(&self) -> usize {
-        self.expected.saturating_sub(self.input.len())
+    /// Whether it has nothing of a request.
+    pub(crate) fn is_input_empty(&self) -> bool {
+        self.used == self.input.len()
     }
 
-    /// Lends room for up to `most` of the bytes that are still to come of a value, behind those that have. It stays in place, and nothing is
-    /// served, until the input is [taken back](Connection::take_back_input).
-    pub(crate) fn lend_input(&mut self, most: usize) -> &mut [MaybeUninit<u8>] {
-        self.forget_served();
-        let bytes = self.value_missing().min(most);
-        self.input.reserve_exact(bytes);
+    /// Whether a value is landing: what comes next belongs to its [room](Connection::lend_room).
+    pub(crate) fn awaits_value(&self) -> bool {
+        self.landing.as_ref().is_some_and(|landing| landing.missing() > 0)
+    }
+
+    /// Lends room for the next bytes of the value that is landing. Nothing is served until it is [taken back](Connection::take_back_room).
+    pub(crate) fn lend_room(&mut self) -> &mut [u8] {
         self.lent = true;
-        &mut self.input.spare_capacity_mut()[..bytes]
+        self.landing.as_mut().map_or(&mut [], Landing::room)
     }
 
-    /// Takes back what was lent. The caller adds what it has put there to the length.
-    pub(crate) fn take_back_input(&mut self) -> &mut Vec<u8> {
+    /// Takes back what was lent: `filled` bytes were put there.
+    pub(crate) fn take_back_room(&mut self, filled: usize) {
         self.lent = false;
-        &mut self.input
+        if let Some(landing) = &mut self.landing {
+            landing.note_filled(filled);
+        }
     }
 
     /// Serves what has arrived, as far as limits and flash allow. Returns whether memory was stored, so that the cleaner may
@@ -376,7 +430,7 @@ impl Connection {
         if let Some(peer) = &self.peer {
             let doing = match () {
                 () if self.watcher.is_some() => Doing::Watching,
-                () if self.expected > 0 => Doing::Reading,
+                () if self.expected > 0 || self.landing.is_some() => Doing::Reading,
                 () => Doing::Waiting,
             };
             peer.note(doing, (self.used != before).then(|| cache.now()));
@@ -413,6 +467,9 @@ impl Connection {
             _ => self.serve_line(cache, turn, &input, stored),
         };
         self.input = input;
+        if let Some(end) = self.landed_from.take() {
+            self.input.truncate(end);
+        }
         self.charge(cache, before);
         if self.expected > self.input.capacity() {
             self.input.reserve_exact(self.expected - self.input.len());
@@ -521,6 +578,7 @@ impl Connection {
         }
         let parsed = text::parse(&input[self.used..]);
         if cache.registry().has_limits()
+            && self.landing.is_none() // what lands was let in before
             && let text::Parsed::Line(request, line) = &parsed
             && let Some(goes_on) = self.refuse(cache, turn, request, *line)
         {
@@ -767,7 +825,11 @@ impl Connection {
         store: &Storable<'_>,
     ) -> bool {
         let (body, bytes) = (&input[self.used + line..], store.bytes());
-        if !serve::fits(cache, store.key_bytes(), bytes) {
+        if let Some(landing) = &self.landing {
+            if landing.missing() > 0 || body.len() < 2 {
+                return false;
+            }
+        } else if !serve::fits(cache, store.key_bytes(), bytes) {
             match store {
                 Storable::Classic(store) => {
                     serve::refuse_too_large(turn, self, store.key, store.verb == StoreVerb::Set, store.reply);
@@ -775,26 +837,59 @@ impl Connection {
                 Storable::Meta(meta, _) => meta::refuse_store(turn, self, meta),
             }
             return self.finish(Served::Skip(bytes + 2), line);
+        } else if body.len() < bytes + 2 {
+            return self.await_value(cache, turn, body, line, store);
         }
-        if body.len() < bytes + 2 {
-            let total = line + bytes + 2;
-            if !hold(cache, &mut self.held_in, total.saturating_sub(FREE_BYTES / 2)) {
-                self.reply(store.reply(), "SERVER_ERROR out of memory storing object");
-                return self.finish(Served::Skip(bytes + 2), line);
-            }
-            self.expected = self.used + total;
-            return false;
-        }
-        let (value, end) = body[..bytes + 2].split_at(bytes);
+        let mut landing = self.landing.take();
+        let (value, behind) = match &mut landing {
+            Some(landing) => (Arrived::Landed(landing), 0),
+            None => (Arrived::Here(&body[..bytes]), bytes),
+        };
         let served = match store {
-            _ if end != b"\r\n" => {
+            _ if body[behind..behind + 2] != *b"\r\n" => {
                 self.reply(store.reply(), "CLIENT_ERROR bad data chunk");
                 Served::Done
             }
             Storable::Classic(store) => serve::store(turn, self, store, value),
             Storable::Meta(meta, _) => meta::store(turn, self, meta, value),
         };
-        self.finish(served, line + bytes + 2)
+        if matches!(served, Served::Needs(_)) {
+            self.landing = landing;
+        }
+        self.finish(served, line + behind + 2)
+    }
+
+    /// Makes room for a value that has not come to its end: in the log if it is large, else in the input. Returns whether the next request
+    /// can be served.
+    fn await_value(
+        &mut self,
+        cache: &Cache,
+        turn: &mut Turn<'_>,
+        body: &[u8],
+        line: usize,
+        store: &Storable<'_>,
+    ) -> bool {
+        let (bytes, total) = (store.bytes(), line + store.bytes() + 2);
+        if bytes >= body.len() + LANDED_BYTES_MIN
+            && let Some(key) = store.key_of_whole(&mut [0; protocol::KEY_BYTES_MAX])
+        {
+            match turn.land(self.tenant_of(cache, key), key, bytes) {
+                Ok(Some(mut landing)) => {
+                    landing.fill(body);
+                    self.expected = 0;
+                    (self.landing, self.landed_from) = (Some(landing), Some(self.used + line));
+                    return false;
+                }
+                Ok(None) => {}
+                Err(needs) => return self.finish(Served::Needs(needs), 0),
+            }
+        }
+        if !hold(cache, &mut self.held_in, total.saturating_sub(FREE_BYTES / 2)) {
+            self.reply(store.reply(), "SERVER_ERROR out of memory storing object");
+            return self.finish(Served::Skip(bytes + 2), line);
+        }
+        self.expected = self.used + total;
+        false
     }
 
     /// What follows from a request of `bytes` bytes. Returns whether the next one can be served.

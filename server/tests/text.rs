@@ -128,6 +128,26 @@ fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
         sent += &format!("get none\r\nset big{key} 0 0 {size}\r\n{value}\r\nget big{key}\r\n");
         answers += &format!("END\r\nSTORED\r\nVALUE big{key} 0 {size}\r\n{value}\r\nEND\r\n");
     }
+    // conditions are looked at when the value has come
+    let other = value(9, 400_000);
+    for (line, answer) in [
+        ("add big1 0 0 400000", "NOT_STORED"),
+        ("replace nobody 0 0 400000", "NOT_STORED"),
+        ("cas nobody 0 0 400000 1", "NOT_FOUND"),
+        ("cas big1 0 0 400000 1", "EXISTS"),
+        ("ms big1 400000 ME s c", "NS s400000 c0"),
+        ("ms bmV3 400000 b k s F3", "HD kbmV3 b s400000"),
+        ("ms new 400000 MR q", ""),
+        ("set new 0 0 399999", "CLIENT_ERROR bad data chunk\r\nCLIENT_ERROR bad command line format"),
+        ("append big2 0 0 400000", "STORED"),
+    ] {
+        sent += &format!("{line}\r\n{other}\r\n");
+        answers += &if answer.is_empty() { String::new() } else { format!("{answer}\r\n") };
+    }
+    sent += "get new big1 big2\r\n";
+    answers += &format!("VALUE new 0 400000\r\n{other}\r\n");
+    answers += &format!("VALUE big1 0 600000\r\n{}\r\n", value(1, 600_000));
+    answers += &format!("VALUE big2 0 400020\r\n{}{other}\r\nEND\r\n", value(2, 20));
     for piece in [2_500_000, 100_003, 9_001] {
         let mut client = server.client();
         let mut writer = client.stream.try_clone().unwrap();
@@ -141,6 +161,23 @@ fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
         client.expect_answer(answers.as_bytes());
         sender.join().unwrap();
     }
+    // half of one lies in the log, not with the connection
+    let mut half = server.client();
+    half.send(format!("set half 0 0 600000\r\n{}", "z".repeat(400_000)).as_bytes());
+    let mut client = server.client();
+    let before: usize = client.stats("")["bytes_read"].parse().unwrap();
+    let mut read = before;
+    for _ in 0..500 {
+        std::thread::sleep(Duration::from_millis(10));
+        let now: usize = client.stats("")["bytes_read"].parse().unwrap();
+        if now < read + 1_000 {
+            break; // nothing but our own questions
+        }
+        read = now;
+    }
+    let collected: usize = client.stats("")["read_buf_bytes"].parse().unwrap();
+    assert!(collected < 50_000, "{collected}");
+    drop((half, client));
     // who goes away in the middle leaves the old value, and no connection behind
     for _ in 0..20 {
         let mut client = server.client();

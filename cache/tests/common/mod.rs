@@ -101,14 +101,23 @@ impl Rig {
     pub fn store(
         &self,
         worker: &mut Worker,
-        make_room: impl FnMut(),
+        mut make_room: impl FnMut(),
         tenant: u16,
         key: &[u8],
         mode: Mode,
         expiry: u32,
         value: &[u8],
     ) -> Stored {
-        self.change(worker, make_room, |turn| turn.store(tenant, &Storing { expiry, ..Storing::new(mode, key, value) }))
+        let storing = Storing { expiry, ..Storing::new(mode, key, value) };
+        // half of the large values land in turns of their own, as they do when they arrive in pieces
+        if value.len() > 4_096 && value[0].is_multiple_of(2) && !matches!(mode, Mode::Append | Mode::Prepend) {
+            let landing = self.change(worker, &mut make_room, |turn| turn.land(tenant, key, value.len()));
+            if let Some(mut landing) = landing {
+                value.chunks(3_000).for_each(|piece| assert_eq!(landing.fill(piece), piece.len()));
+                return self.change(worker, make_room, |turn| turn.store_landed(tenant, &storing, &mut landing));
+            }
+        }
+        self.change(worker, make_room, |turn| turn.store(tenant, &storing))
     }
 
     pub fn touch(&self, worker: &mut Worker, make_room: impl FnMut(), tenant: u16, key: &[u8], expiry: u32) -> Touched {

@@ -9,7 +9,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 /// Bytes of a buffer: a pipeline of small requests, or a piece of a value.
-const BUFFER_BYTES: usize = 8 << 10;
+pub(super) const BUFFER_BYTES: usize = 8 << 10;
 /// Buffers. A power of two. They are given back as soon as they are read, so more would only wait in memory.
 const BUFFERS: u16 = 128;
 /// What receives name as their source of buffers.

@@ -36,15 +36,13 @@ use crate::priority;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 pub(crate) use accepts::Accepts;
+use buffers::BUFFER_BYTES;
 use ring::{Answer, Message, Named, Ring, Wait};
 use table::Table;
 use tls::Tls;
 
 /// Output that is sent before the next requests of a long pipeline are begun.
 const SEND_BYTES: usize = 16 << 10;
-/// Values of which so much is still to come are received straight into their connection's input, so much at a time: through the shared buffers a
-/// round could bring a megabyte, which is copied twice while everybody else waits.
-const VALUE_BYTES_A_ROUND: usize = 128 << 10;
 /// How long a connection that found no memory waits before it tries again.
 const STALL: Duration = Duration::from_micros(500);
 /// How often watching connections look for lines.
@@ -83,6 +81,8 @@ struct Client {
     active: Instant,
     /// A receive is under way: what its token ends with.
     receiving: Option<u64>,
+    /// What came last was the rest of a large value. Another may follow, so the next line is received with no more than a buffer behind it.
+    after_value: bool,
     /// Its cancellation is.
     cancelling: bool,
     /// A send is under way.
@@ -116,9 +116,9 @@ impl Client {
         }
     }
 
-    /// Whether much of a value is still to come: that is not received through the shared buffers.
+    /// Whether what comes next belongs to a value that lands in the log: that is received there, not in the shared buffers.
     fn awaits_value(&self) -> bool {
-        self.tls.is_none() && self.connection.value_missing() >= VALUE_BYTES_A_ROUND
+        self.tls.is_none() && self.connection.awaits_value()
     }
 
     fn unsent(&self) -> usize {
@@ -273,10 +273,7 @@ impl Uring {
                 self.admitting = true;
                 self.listen_for_wakes()
             }
-            RECEIVE => {
-                self.received(id, answer);
-                Ok(())
-            }
+            RECEIVE => self.received(id, answer),
             RECEIVE_VALUE => {
                 self.received_value(id, answer.result);
                 Ok(())
@@ -335,6 +332,7 @@ impl Uring {
             peer,
             active: Instant::now(),
             receiving: None,
+            after_value: false,
             cancelling: false,
             sending: false,
             listed: false,
@@ -346,11 +344,12 @@ impl Uring {
         Ok(())
     }
 
-    fn received(&mut self, id: u64, answer: Answer) {
+    fn received(&mut self, id: u64, answer: Answer) -> io::Result<()> {
         let bytes = usize::try_from(answer.result).unwrap_or(0);
         if let Some(client) = self.clients.get_mut(id) {
             client.receiving = answer.more.then_some(RECEIVE);
             client.active = Instant::now();
+            let begins = client.connection.is_input_empty();
             match answer.buffer {
                 Some(number) if !client.over => {
                     self.bytes_read += bytes as u64;
@@ -370,25 +369,27 @@ impl Uring {
                 Some(_) => {}
                 None => client.note_none_received(answer.result),
             }
+            // more has come than a buffer holds: if it belongs to a large value, that can land before it is copied any further
+            if begins && bytes == BUFFER_BYTES && client.tls.is_none() {
+                self.serve(id)?;
+            }
             self.list(id);
         }
         if let Some(number) = answer.buffer {
             self.ring.buffers.offer(number);
         }
+        Ok(())
     }
 
     fn received_value(&mut self, id: u64, result: i32) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.receiving = None;
+        (client.receiving, client.after_value) = (None, true);
         client.active = Instant::now();
-        let input = client.connection.take_back_input();
-        match usize::try_from(result) {
-            Ok(bytes) if bytes > 0 => {
-                // SAFETY: the kernel has filled so many bytes of the room that was lent behind the input.
-                unsafe { input.set_len(input.len() + bytes) };
-                self.bytes_read += bytes as u64;
-            }
-            _ => client.note_none_received(result),
+        let bytes = usize::try_from(result).unwrap_or(0);
+        client.connection.take_back_room(bytes);
+        self.bytes_read += bytes as u64;
+        if bytes == 0 {
+            client.note_none_received(result);
         }
         self.list(id);
     }
@@ -565,13 +566,14 @@ impl Uring {
             None if !wants_input || client.ended => {}
             None if awaits_value => {
                 client.receiving = Some(RECEIVE_VALUE);
-                let room = client.connection.lend_input(VALUE_BYTES_A_ROUND);
-                // SAFETY: the input is lent until the answer, and the client is kept until then.
+                let room = client.connection.lend_room();
+                // SAFETY: the room is lent until the answer, and the client, whose it is, is kept until then.
                 unsafe { self.ring.receive_into(socket, room, id * KINDS + RECEIVE_VALUE)? };
             }
             None => {
                 client.receiving = Some(RECEIVE);
-                self.ring.receive(socket, id * KINDS + RECEIVE)?;
+                let once = std::mem::take(&mut client.after_value);
+                self.ring.receive(socket, once, id * KINDS + RECEIVE)?;
             }
             Some(kind) if !wants_input || awaits_value && kind == RECEIVE => {
                 client.cancelling = true;

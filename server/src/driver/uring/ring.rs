@@ -1,14 +1,13 @@
 //! The ring of requests to the kernel, as this driver uses it. Every pointer that is handed to the kernel passes through here.
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::buffers::{Buffers, GROUP};
+use super::buffers::{BUFFER_BYTES, Buffers, GROUP};
 use crate::output::SLICES_MAX;
 
 /// Requests that can be prepared between two submissions; more are submitted in between.
@@ -156,9 +155,17 @@ impl Ring {
         }
     }
 
-    /// Receives into the provided buffers, again and again, until an answer says that no more comes.
-    pub(super) fn receive(&mut self, socket: Named, token: u64) -> io::Result<()> {
-        let entry = on_socket!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build()).user_data(token);
+    /// Receives into one of the provided buffers once, or into all of them again and again, until an answer says that no more comes.
+    pub(super) fn receive(&mut self, socket: Named, once: bool, token: u64) -> io::Result<()> {
+        let entry = if once {
+            let receive = on_socket!(socket, socket => {
+                opcode::Recv::new(socket, std::ptr::null_mut(), BUFFER_BYTES as u32).buf_group(GROUP).build()
+            });
+            receive.flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            on_socket!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build())
+        };
+        let entry = entry.user_data(token);
         // SAFETY: it points to nothing of ours: the buffers are registered and live as long as the ring.
         unsafe { self.push(&entry) }
     }
@@ -167,13 +174,8 @@ impl Ring {
     ///
     /// # Safety
     /// `room` stays where it is and is touched by nobody until the answer.
-    pub(super) unsafe fn receive_into(
-        &mut self,
-        socket: Named,
-        room: &mut [MaybeUninit<u8>],
-        token: u64,
-    ) -> io::Result<()> {
-        let (at, len) = (room.as_mut_ptr().cast::<u8>(), u32::try_from(room.len()).unwrap_or(u32::MAX));
+    pub(super) unsafe fn receive_into(&mut self, socket: Named, room: &mut [u8], token: u64) -> io::Result<()> {
+        let (at, len) = (room.as_mut_ptr(), u32::try_from(room.len()).unwrap_or(u32::MAX));
         let entry = on_socket!(socket, socket => opcode::Recv::new(socket, at, len).build()).user_data(token);
         // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
