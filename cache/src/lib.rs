@@ -61,8 +61,12 @@ pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored
 /// Horizon of a label before any flash segment has been recycled, in ticks for each part that flash is of DRAM: what objects
 /// stay when a quarter of what leaves DRAM is admitted.
 const HORIZON_TICKS_A_DRAM: u64 = 1_000;
-/// Part of the memory that remembers keys that left: 3 %.
+/// Part of the memory that remembers keys that left: 3 %. What goes to flash is decided by it.
 const HISTORY_PART: usize = 32;
+/// The same where there is no flash: ranks alone look at it then, and what it takes earns more hits in the log (docs/tenants.md).
+const HISTORY_PART_DRAM_ONLY: usize = 512;
+/// Without flash a tenant's shadow queue is worth one in so many parts of what it would have were all equal, with flash all of that; 10 MiB at most.
+const SHADOW_PART_DRAM_ONLY: usize = 4;
 
 /// Part of the memory that watches what becomes of sampled keys: 3 %.
 const WATCHED_PART: usize = 32;
@@ -216,8 +220,10 @@ impl Cache {
             return Err(SettingsError::MemoryTooSmall(settings.memory_bytes));
         }
         let tenants = settings.tenants.len() + 1;
-        let shadow_worth = (settings.memory_bytes / tenants).clamp(64 << 10, 10 << 20) as u64;
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
+        let (history_part, shadow_part) =
+            if flash_bytes == 0 { (HISTORY_PART_DRAM_ONLY, SHADOW_PART_DRAM_ONLY) } else { (HISTORY_PART, 1) };
+        let shadow_worth = (settings.memory_bytes / tenants / shadow_part).clamp(64 << 10, 10 << 20) as u64;
         let memories = Memories {
             shadow_worth_bytes: shadow_worth,
             curve_objects: LiveCurve::objects_for(settings.memory_bytes / CURVES_PART / tenants).min(CURVE_OBJECTS_MAX),
@@ -233,7 +239,7 @@ impl Cache {
         )?;
         registry.appoint(settings.arbiter);
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
-        let history = History::new(settings.memory_bytes / HISTORY_PART);
+        let history = History::new(settings.memory_bytes / history_part);
         let part = (settings.memory_bytes / WATCHED_PART).min(WATCHED_BYTES_MAX * tenants.div_ceil(100)) / tenants;
         let watched_max = (part / predictor::WATCHED_BYTES).clamp(64, 4096);
         let samples_max = (part / Sampler::SAMPLE_BYTES / 2).clamp(100, predictor::SAMPLES_MAX);
