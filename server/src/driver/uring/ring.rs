@@ -30,11 +30,11 @@ pub(super) struct Answer {
     pub(super) more: bool,
 }
 
-/// Sockets that the kernel knows by a place in the ring's table, which spares it a look at the process's for every request. More are named
+/// Sockets and files that the kernel knows by a place in the ring's table, which spares it a look at the process's for every request. More are named
 /// by their descriptors.
 const FILES: u32 = 4096;
 
-/// What requests name a socket by.
+/// What requests name a socket or a file by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Named {
     /// Its place in the ring's table of files.
@@ -43,8 +43,8 @@ pub(super) enum Named {
     Descriptor(RawFd),
 }
 
-/// Builds an operation on a socket, whichever way that is named.
-macro_rules! on_socket {
+/// Builds an operation on a socket or a file, whichever way that is named.
+macro_rules! on_file {
     ($named:expr, $socket:ident => $operation:expr) => {
         match $named {
             Named::Place(place) => {
@@ -88,6 +88,8 @@ pub(super) struct Ring {
     pub(super) buffers: Buffers,
     /// Places in the table of files that are free.
     places: Vec<u32>,
+    /// Files that are read, and what they are named by. They stay open as long as the process lives: no descriptor comes to mean another file.
+    files: Vec<(RawFd, Named)>,
 }
 
 impl Ring {
@@ -119,10 +121,10 @@ impl Ring {
         while files > 0 && ring.submitter().register_files_sparse(files).is_err() {
             files /= 2;
         }
-        Ok(Ring { ring, buffers, places: (0..files).rev().collect() })
+        Ok(Ring { ring, buffers, places: (0..files).rev().collect(), files: Vec::new() })
     }
 
-    /// Takes a socket into the table of files, if that has room.
+    /// Takes a socket, or a file, into the table of files, if that has room.
     pub(super) fn name(&mut self, socket: RawFd) -> Named {
         let Some(place) = self.places.pop() else { return Named::Descriptor(socket) };
         match self.ring.submitter().register_files_update(place, &[socket]) {
@@ -158,12 +160,12 @@ impl Ring {
     /// Receives into one of the provided buffers once, or into all of them again and again, until an answer says that no more comes.
     pub(super) fn receive(&mut self, socket: Named, once: bool, token: u64) -> io::Result<()> {
         let entry = if once {
-            let receive = on_socket!(socket, socket => {
+            let receive = on_file!(socket, socket => {
                 opcode::Recv::new(socket, std::ptr::null_mut(), BUFFER_BYTES as u32).buf_group(GROUP).build()
             });
             receive.flags(squeue::Flags::BUFFER_SELECT)
         } else {
-            on_socket!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build())
+            on_file!(socket, socket => opcode::RecvMulti::new(socket, GROUP).build())
         };
         let entry = entry.user_data(token);
         // SAFETY: it points to nothing of ours: the buffers are registered and live as long as the ring.
@@ -176,7 +178,7 @@ impl Ring {
     /// `room` stays where it is and is touched by nobody until the answer.
     pub(super) unsafe fn receive_into(&mut self, socket: Named, room: &mut [u8], token: u64) -> io::Result<()> {
         let (at, len) = (room.as_mut_ptr(), u32::try_from(room.len()).unwrap_or(u32::MAX));
-        let entry = on_socket!(socket, socket => opcode::Recv::new(socket, at, len).build()).user_data(token);
+        let entry = on_file!(socket, socket => opcode::Recv::new(socket, at, len).build()).user_data(token);
         // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
     }
@@ -194,7 +196,7 @@ impl Ring {
     /// `bytes` stay where they are, unchanged, until the answer.
     pub(super) unsafe fn send(&mut self, socket: Named, bytes: &[u8], token: u64) -> io::Result<()> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let send = on_socket!(socket, socket => opcode::Send::new(socket, bytes.as_ptr(), len).flags(SENDING).build());
+        let send = on_file!(socket, socket => opcode::Send::new(socket, bytes.as_ptr(), len).flags(SENDING).build());
         // SAFETY: the caller's promise.
         unsafe { self.push(&send.user_data(token)) }
     }
@@ -205,18 +207,27 @@ impl Ring {
     /// The message, and the bytes that it describes, stay where they are, unchanged, until the answer.
     pub(super) unsafe fn send_message(&mut self, socket: Named, message: &Message, token: u64) -> io::Result<()> {
         let header = &raw const message.header;
-        let send = on_socket!(socket, socket => opcode::SendMsg::new(socket, header).flags(SENDING as u32).build());
+        let send = on_file!(socket, socket => opcode::SendMsg::new(socket, header).flags(SENDING as u32).build());
         // SAFETY: the caller's promise.
         unsafe { self.push(&send.user_data(token)) }
     }
 
-    /// Fills `bytes` from a file.
+    /// Fills `bytes` from a file that stays open as long as the process lives.
     ///
     /// # Safety
     /// `bytes` stay where they are and are touched by nobody until the answer.
     pub(super) unsafe fn read(&mut self, file: RawFd, at: u64, bytes: &mut [u8], token: u64) -> io::Result<()> {
         let len = u32::try_from(bytes.len()).expect("a read is smaller than 4 GiB");
-        let entry = opcode::Read::new(Fd(file), bytes.as_mut_ptr(), len).offset(at).build().user_data(token);
+        let named = match self.files.iter().find(|(known, _)| *known == file) {
+            Some((_, named)) => *named,
+            None => {
+                let named = self.name(file);
+                self.files.push((file, named));
+                named
+            }
+        };
+        let read = on_file!(named, file => opcode::Read::new(file, bytes.as_mut_ptr(), len).offset(at).build());
+        let entry = read.user_data(token);
         // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
     }
