@@ -161,6 +161,17 @@ fn random_operations_agree_with_a_map() {
     }
 }
 
+/// Cleans until something can be done again; a cleaner that gets nowhere is noticed.
+fn make_room<T>(mut attempt: impl FnMut() -> Result<T, NoSpace>, mut clean: impl FnMut()) -> T {
+    for _ in 0..1_000 {
+        match attempt() {
+            Ok(done) => return done,
+            Err(NoSpace) => clean(),
+        }
+    }
+    panic!("a thousand passes have freed nothing");
+}
+
 /// Values that arrive piece by piece while everything else is stored, deleted, moved and dropped around them: some come to their end, some do not.
 #[test]
 fn values_land_while_the_log_goes_on() {
@@ -198,9 +209,10 @@ fn values_land_while_the_log_goes_on() {
                 assert_eq!(landing.fill(more), more.len());
                 if landing.missing() == 0 {
                     let Arriving { key, version, mut landing, .. } = arriving.swap_remove(at);
-                    while store_landed(&memory, &part, &mut writer, key, version, &mut landing).is_err() {
-                        clean(&memory, &part, &mut cleaner, &mut coin, false);
-                    }
+                    make_room(
+                        || store_landed(&memory, &part, &mut writer, key, version, &mut landing),
+                        || _ = clean(&memory, &part, &mut cleaner, &mut coin, false),
+                    );
                     model.insert(key, version);
                     landed += 1;
                 }
@@ -211,9 +223,10 @@ fn values_land_while_the_log_goes_on() {
             }
             2..4 => {
                 let value = value_of(key, version, [1, 500, 5_000][(dice >> 40) as usize % 3]);
-                while store(&memory, &part, &mut writer, key, version, &value).is_err() {
-                    clean(&memory, &part, &mut cleaner, &mut coin, false);
-                }
+                make_room(
+                    || store(&memory, &part, &mut writer, key, version, &value),
+                    || _ = clean(&memory, &part, &mut cleaner, &mut coin, false),
+                );
                 model.insert(key, version);
             }
             4 => {
