@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use cache::{
     Cache, CacheSettings, Completed, Device, FlashSettings, JournalFile, Lookup, Mode, Needs, Page, Storing,
-    SyncPolicy, Touched,
+    SyncPolicy, Touched, WriteBudget,
 };
 use log_memory::mix;
 use parking_lot::Mutex;
@@ -420,13 +420,17 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, boot: u64) -> Cache {
-        let recovered = Cache::recover(settings(7), &self.flash, Box::new(self.journal.clone()), self.policy, boot);
+        // with a budget, what would leave flash is written again past DRAM; another start may have none
+        let budget = if self.roll(2) == 0 { WriteBudget::Amplification(3.0) } else { WriteBudget::Unlimited };
+        let settings = CacheSettings { flash_write_budget: budget, ..settings(7) };
+        let recovered =
+            Cache::recover(settings.clone(), &self.flash, Box::new(self.journal.clone()), self.policy, boot);
         let cache = match recovered {
             Ok(cache) => cache,
             Err(_) => {
                 self.refused += u64::from(self.nonce > 0);
                 self.nonce += 1;
-                let cache = Cache::new(settings(7)).unwrap();
+                let cache = Cache::new(settings).unwrap();
                 let journal = Box::new(self.journal.clone());
                 cache.begin_journal(&self.flash, journal, self.policy, boot, self.nonce).unwrap();
                 cache
