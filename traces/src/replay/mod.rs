@@ -107,6 +107,16 @@ enum Pace {
     Rate(f64),
 }
 
+/// What may be behind wrong values where the server was not empty when the replay began.
+fn hint_of_leftovers(items_before: u64, wrong: u64) -> Option<String> {
+    (items_before > 0 && wrong > 0).then(|| {
+        format!(
+            "the server held {items_before} items before: values that another replay has left count as wrong. Empty it \
+             (flush_all, or a restart) and replay again"
+        )
+    })
+}
+
 impl Replay {
     fn pace(&self) -> Result<Pace> {
         match (self.rate, self.speed.as_str()) {
@@ -165,6 +175,9 @@ impl Replay {
         let tally = sum.tally();
         let end = tally.moment(seconds, reader.tenants(), &before, &after);
         let models = reader.tenants().iter().filter(|name| after.tenant(name, "model_trained") > 0).count();
+        if let Some(hint) = hint_of_leftovers(before.first(&["curr_items"]), tally.wrong) {
+            eprintln!("flashare-trace: {hint}");
+        }
         let requests = end.total.requests.max(1) as f64;
         let cost = self.pid.and_then(|pid| server::cost(pid).ok()).zip(cost_before).map(|(after, before)| {
             let cpu_seconds = after.cpu_seconds - before.cpu_seconds;

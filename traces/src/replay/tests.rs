@@ -70,6 +70,13 @@ fn a_server_that_lies_is_found_out() {
 }
 
 #[test]
+fn leftovers_of_another_replay_are_hinted_at() {
+    assert_eq!(super::hint_of_leftovers(0, 7), None);
+    assert_eq!(super::hint_of_leftovers(7, 0), None);
+    assert!(super::hint_of_leftovers(12, 3).unwrap().contains("held 12 items"));
+}
+
+#[test]
 fn a_server_that_dies_leaves_what_was_measured() {
     for flags in [[].as_slice(), &["--rate", "100000"]] {
         let left = AtomicU64::new(1_000);
