@@ -12,7 +12,7 @@ use crate::LogMemory;
 use crate::SEGMENTS_SPARE;
 use crate::location::Location;
 use crate::object::{Fragment, NewObject};
-use crate::open_segment::{NoSpace, Writer, discharge};
+use crate::open_segment::{NoSpace, Writer, discharge_all};
 use crate::region::Region;
 use crate::segment::Segments;
 
@@ -166,18 +166,20 @@ impl Landing {
 
     /// The fragments belong to a head now.
     pub fn hand_over(&mut self) {
-        for fragment in self.fragments.drain(..) {
-            self.segments.end_landing(self.segments.of_byte(fragment.at.byte()));
-        }
+        self.let_go();
+        self.fragments.clear();
         (self.filling, self.filled, self.missing) = (0, 0, 0);
+    }
+
+    /// The cleaner may have the segments.
+    fn let_go(&self) {
+        self.fragments.iter().for_each(|fragment| self.segments.end_landing(self.segments.of_byte(fragment.at.byte())));
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        for fragment in &self.fragments {
-            discharge(&self.segments, fragment.at.byte(), fragment.log_bytes());
-            self.segments.end_landing(self.segments.of_byte(fragment.at.byte()));
-        }
+        discharge_all(&self.segments, self.fragments.iter().copied());
+        self.let_go();
     }
 }

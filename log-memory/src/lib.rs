@@ -38,8 +38,8 @@ pub use object::{
     Access, HEADER_BYTES, KEY_BYTES_MAX, Kind, NewObject, Object, TICK_BITS, VALUE_BYTES_MAX, VERSION_MAX, Value,
     reads_estimate,
 };
-use open_segment::discharge;
 pub use open_segment::{NoSpace, Writer};
+use open_segment::{discharge, discharge_all};
 pub use pin::Pinned;
 pub use region::Region;
 pub use relocate::{Part, Relocated};
@@ -252,9 +252,7 @@ impl LogMemory {
 
     fn discharge_object(&self, object: Object<'_>) {
         if object.kind() == Kind::Head {
-            for fragment in object.fragments() {
-                discharge(&self.segments, fragment.at.byte(), fragment.log_bytes());
-            }
+            discharge_all(&self.segments, object.fragments());
         }
         discharge(&self.segments, object.location().byte(), object.log_bytes());
     }

@@ -78,7 +78,7 @@ impl Writer {
         }
         let head = self.append_head(segments, region, object, &fragments);
         if head.is_err() {
-            fragments.iter().for_each(|fragment| discharge(segments, fragment.at.byte(), fragment.log_bytes()));
+            discharge_all(segments, fragments);
         }
         head
     }
@@ -116,7 +116,7 @@ impl Writer {
             let full = HEADER_BYTES + rest.next_multiple_of(8);
             let Ok(reserved) = self.reserve(segments, region, owner.0, HEADER_BYTES + least.next_multiple_of(8), full)
             else {
-                fragments.iter().for_each(|fragment| discharge(segments, fragment.at.byte(), fragment.log_bytes()));
+                discharge_all(segments, fragments);
                 return Err(NoSpace);
             };
             let fragment =
@@ -175,6 +175,11 @@ impl Open {
 pub(crate) fn discharge(segments: &Segments, at: usize, len: usize) {
     let before = segments.meta(segments.of_byte(at)).live.fetch_sub(len as u32, Ordering::Release);
     debug_assert!(before >= len as u32, "more bytes die in a segment than were written");
+}
+
+/// Counts fragments as dead.
+pub(crate) fn discharge_all(segments: &Segments, fragments: impl IntoIterator<Item = Fragment>) {
+    fragments.into_iter().for_each(|fragment| discharge(segments, fragment.at.byte(), fragment.log_bytes()));
 }
 
 /// `len` bytes at `from` of the pieces' concatenation.

@@ -222,7 +222,8 @@ impl Segments {
         }
     }
 
-    /// A fragment of a value that is arriving lies in a segment that the caller has open: the cleaner leaves that alone until the value has come.
+    /// A fragment of a value that is arriving lies in a segment that the caller has open, or has sealed just now: the cleaner is not offered it
+    /// until the value has come. One that it has chosen in between has live bytes, and is not retired.
     pub(crate) fn begin_landing(&self, id: SegmentId) {
         if self.meta(id).landings.fetch_add(1, Ordering::AcqRel) == 0 {
             self.landed_in.fetch_add(1, Ordering::Relaxed);
