@@ -768,9 +768,6 @@ impl Cache {
     /// The DRAM object that a flash record becomes: a new arrival that has proved itself once. `was_hit`: on flash, since it was written there.
     pub(crate) fn object_of<'r>(&self, hash: u64, record: &'r flash_store::Record<'r>, was_hit: bool) -> NewObject<'r> {
         let tick = self.clock.tick();
-        // one that was rescued before came to DRAM by no access
-        let came = u32::from(!record.head.rescued);
-        let accesses = came + log_memory::reads_estimate(record.head.reads) + u32::from(was_hit);
         NewObject {
             tenant: record.head.tenant,
             key: record.head.key,
@@ -781,8 +778,16 @@ impl Cache {
             unique: None,
             birth: tick,
             access: Access { last: tick, updates: record.head.updates, won: record.head.won, ..Access::default() },
-            history: predictor::level_after(record.head.history, accesses, self.dice_of(hash)),
+            history: self.record_history_after(hash, &record.head, was_hit),
             rescued: true,
         }
+    }
+
+    /// What a record's history is when its stay on flash ends, with what it began with in DRAM.
+    pub(crate) fn record_history_after(&self, hash: u64, head: &flash_store::RecordHead<'_>, was_hit: bool) -> u8 {
+        // one that was rescued before came by no access
+        let came = u32::from(!head.rescued);
+        let accesses = came + log_memory::reads_estimate(head.reads) + u32::from(was_hit);
+        predictor::level_after(head.history, accesses, self.dice_of(hash))
     }
 }

@@ -105,7 +105,12 @@ pub struct Candidate<'c> {
     pub future: Option<bool>,
 }
 
-impl Candidate<'_> {
+impl<'c> Candidate<'c> {
+    /// One of whom nothing else is known or asked.
+    pub fn new(observation: &'c Observation, model: Option<&'c Model>, deputy: Plain) -> Candidate<'c> {
+        Candidate { observation, model, deputy, threshold: 0.0, dice: 0, future: None }
+    }
+
     /// The dice, from 0 to 1.
     pub fn thrown(&self) -> f32 {
         (self.dice >> 40) as f32 / (1u32 << 24) as f32

@@ -12,6 +12,20 @@ const MERIT_MAX: f32 = 4.0;
 const BIN: f32 = (MERIT_MAX - MERIT_MIN) / BINS as f32;
 /// Offers are forgotten so that the last of this size of window count most, in seconds.
 const WINDOW_SECS: f64 = 300.0;
+/// What lies on flash unread must be among the best of what is offered, this share, to be kept: a budget with more room than there are offers would
+/// keep everything, and let nothing new in for that.
+const KEPT_OF_OFFERED: f32 = 0.5;
+
+/// What is said for a write.
+#[derive(Clone, Copy, Debug)]
+pub struct Bid {
+    /// How much it deserves one ([`Admission::merit`](crate::Admission::merit)).
+    pub merit: f32,
+    /// From 0 to 1: decides between equal ones.
+    pub dice: f32,
+    /// It lies on flash already, and was not read there.
+    pub is_kept: bool,
+}
 
 /// Keeps what is written to what may be.
 #[derive(Clone, Debug)]
@@ -19,6 +33,8 @@ pub struct Budget {
     /// Bytes that may be written now; below 0, what was written too much.
     balance: f64,
     bar: f32,
+    /// What is kept has to pass this as well.
+    middle: f32,
     /// Bytes offered, by merit.
     offered: Box<[f32; BINS]>,
     /// Of all offers, and what was allowed for them.
@@ -37,6 +53,7 @@ impl Budget {
         Budget {
             balance: 0.0,
             bar: f32::NEG_INFINITY,
+            middle: f32::NEG_INFINITY,
             offered: Box::new([0.0; BINS]),
             offered_bytes: 0.0,
             allowed_bytes: 0.0,
@@ -46,13 +63,15 @@ impl Budget {
         }
     }
 
-    /// Whether something of this merit may be written. `dice`, from 0 to 1, decides between equal ones.
-    pub fn offers(&mut self, merit: f32, dice: f32, bytes: usize) -> bool {
+    /// Whether something may be written that takes so many bytes.
+    pub fn offers(&mut self, bid: &Bid, bytes: usize) -> bool {
+        let Bid { merit, dice, is_kept } = *bid;
         let merit = merit.clamp(MERIT_MIN, MERIT_MAX) + (dice - 0.5) * BIN;
         let bin = (merit - MERIT_MIN) / BIN;
         self.offered[(bin.max(0.0) as usize).min(BINS - 1)] += bytes as f32;
         self.offered_since += bytes as f64;
-        merit > self.bar && self.balance > -self.savings_max
+        let bar = if is_kept { self.bar.max(self.middle) } else { self.bar };
+        merit > bar && self.balance > -self.savings_max
     }
 
     /// So many bytes were written.
@@ -67,7 +86,8 @@ impl Budget {
         self.balance = (self.balance + bytes).min(savings_max.max(bytes));
         self.offered_bytes += self.offered_since;
         self.allowed_bytes += bytes;
-        self.set_bar();
+        self.bar = self.merit_above((self.allowed_bytes + self.balance).max(0.0) as f32);
+        self.middle = self.merit_above(self.offered.iter().sum::<f32>() * KEPT_OF_OFFERED);
         let forget = (self.offered_since / self.window_bytes + f64::from(secs) / WINDOW_SECS).min(1.0);
         let keep = 1.0 - forget;
         self.offered.iter_mut().for_each(|bytes| *bytes *= keep as f32);
@@ -75,16 +95,15 @@ impl Budget {
         self.offered_since = 0.0;
     }
 
-    fn set_bar(&mut self) {
-        let mut wanted = (self.allowed_bytes + self.balance).max(0.0) as f32;
-        self.bar = f32::NEG_INFINITY;
+    /// The merit above which as many bytes are offered as are wanted; minus infinity, if not so many are.
+    fn merit_above(&self, mut wanted: f32) -> f32 {
         for (bin, bytes) in self.offered.iter().enumerate().rev() {
             if *bytes > wanted {
-                self.bar = (bin + 1) as f32 * BIN + MERIT_MIN - wanted / bytes * BIN;
-                return;
+                return (bin + 1) as f32 * BIN + MERIT_MIN - wanted / bytes * BIN;
             }
             wanted -= bytes;
         }
+        f32::NEG_INFINITY
     }
 
     /// The merit that has to be passed now; minus infinity: everything may be written.
@@ -111,7 +130,7 @@ mod tests {
             for n in 0..offered / 100 {
                 let number = second * offered / 100 + n;
                 let dice = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1u32 << 24) as f32;
-                if budget.offers(merit(number), dice, 100) {
+                if budget.offers(&Bid { merit: merit(number), dice, is_kept: false }, 100) {
                     // a tenth more is written than was offered: pages are not quite full
                     budget.charge(110.0);
                     (written, merits, count) = (written + 110.0, merits + merit(number), count + 1);
@@ -161,6 +180,15 @@ mod tests {
         assert!(budget.balance() <= 60_000.0);
         let (written, _) = run(&mut budget, 600, 500, 1_000.0, |_| -3.0);
         assert!(written > 0.99 * 600.0 * 550.0, "less is offered than allowed, so all is taken: {written}");
+    }
+
+    #[test]
+    fn with_room_to_spare_all_that_is_new_goes_and_the_better_half_stays() {
+        let mut budget = Budget::new(1 << 20);
+        run(&mut budget, 600, 20_000, 40_000.0, |n| (n % 8) as f32);
+        assert_eq!(budget.bar(), f32::NEG_INFINITY);
+        let passes = |budget: &mut Budget, merit: f32, is_kept| budget.offers(&Bid { merit, dice: 0.5, is_kept }, 100);
+        assert!(passes(&mut budget, 1.0, false) && !passes(&mut budget, 1.0, true) && passes(&mut budget, 6.0, true));
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod sample;
 mod train;
 
 pub use admission::{Admission, Candidate, Plain};
-pub use budget::Budget;
+pub use budget::{Bid, Budget};
 pub use features::{FEATURE_NAMES, FEATURES, Features, Observation};
 pub use history::{History, LEVEL_MAX, accesses_at, level_after};
 pub use model::Model;

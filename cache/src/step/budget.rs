@@ -1,7 +1,8 @@
 //! Write budgets: every few ticks those who have one are told what they may write, and move their bar.
 
 use flash_store::FlashStore;
-use predictor::Budget;
+use parking_lot::Mutex;
+use predictor::{Bid, Budget};
 use tenants::WriteBudget;
 
 use super::Background;
@@ -109,15 +110,24 @@ impl Cache {
         self.standing(tenant).paced.lock().is_some() || self.paced.lock().is_some()
     }
 
-    /// Whether the budgets that an object falls under, if any, have it written; `merit` is how much it deserves that, and dice.
-    pub(super) fn is_within_budgets(&self, tenant: u16, bytes: usize, merit: impl FnOnce() -> (f32, f32)) -> bool {
+    /// The merit that has to be passed of all budgets that a tenant's objects fall under; None if there is none.
+    pub(super) fn bar(&self, tenant: u16) -> Option<f32> {
+        let bar_of = |paced: &Mutex<Option<Box<Paced>>>| paced.lock().as_ref().map(|paced| paced.budget.bar());
+        match (bar_of(&self.standing(tenant).paced), bar_of(&self.paced)) {
+            (Some(own), Some(whole)) => Some(own.max(whole)),
+            (own, whole) => own.or(whole),
+        }
+    }
+
+    /// Whether the budgets that an object falls under, if any, have it written.
+    pub(super) fn is_within_budgets(&self, tenant: u16, bytes: usize, bid: impl FnOnce() -> Bid) -> bool {
         let (mut own, mut whole) = (self.standing(tenant).paced.lock(), self.paced.lock());
         if own.is_none() && whole.is_none() {
             return true;
         }
-        let (merit, dice) = merit();
+        let bid = bid();
         let passes =
-            |paced: &mut Option<Box<Paced>>| paced.as_mut().is_none_or(|paced| paced.budget.offers(merit, dice, bytes));
+            |paced: &mut Option<Box<Paced>>| paced.as_mut().is_none_or(|paced| paced.budget.offers(&bid, bytes));
         passes(&mut own) && passes(&mut whole)
     }
 

@@ -18,9 +18,10 @@ use crate::Cache;
 /// memory is freed waits as long as a pass takes: ten of 1 MiB instead of twenty halve the p99.9 of SETs, and cost no hits (docs/data-plane.md).
 const CANDIDATES_MAX: usize = 20;
 const CANDIDATE_BYTES_MAX: usize = 10 << 20;
-/// Of so many segments that a pass takes, one comes free: the fewer, the closer the losers are to being the worst of all objects, and the
-/// more is moved for each byte that is freed.
+/// Of so many segments that a pass takes, one comes free: the more, the closer the losers are to being the worst of all objects, and the
+/// more is moved for each byte that is freed. With flash it is not all or nothing, and one less costs no hits (docs/flash.md).
 const TAKEN_FOR_EACH_FREED: usize = 5;
+const TAKEN_WITH_FLASH: usize = 4;
 /// What a dead byte counts against one of the tenant that should shrink. Freeing it costs no object; and where one tenant has everything,
 /// its bytes say nothing, and dead ones are what tells segments apart.
 const DEAD_WEIGHT: usize = 10;
@@ -60,7 +61,8 @@ impl Cache {
         }
         let mut census = self.take_census(background, &chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
-        let freed = chosen.len().min(self.candidates_max()).div_ceil(TAKEN_FOR_EACH_FREED);
+        let taken = if self.flash.is_some() { TAKEN_WITH_FLASH } else { TAKEN_FOR_EACH_FREED };
+        let freed = chosen.len().min(self.candidates_max()).div_ceil(taken);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
         if census.live_bytes > places {
             self.hold_contest(background, device, &mut census.entries, places);

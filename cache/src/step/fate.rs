@@ -1,13 +1,10 @@
 //! Keep, demote or drop: an object's fate, decided here and nowhere else.
 
-use std::sync::atomic::Ordering;
-
 use flash_store::{FlashStore, Placed, Record, RecordHead};
 use log_memory::{Location, Object, Part};
-use predictor::{Candidate, Observation};
+use predictor::{Bid, Candidate, Observation};
 use tenants::Standing;
 
-use crate::clock::ticks_since;
 use crate::counters::Count;
 use crate::{Cache, Hands};
 
@@ -25,13 +22,13 @@ pub(crate) enum Loser {
 }
 
 /// What may be written to flash.
-struct Offer<'o> {
-    hash: u64,
-    tenant: u16,
-    key: &'o [u8],
-    bytes: usize,
-    /// What its merit has lost, in doublings.
-    faded: f32,
+pub(super) struct Offer<'o> {
+    pub(super) hash: u64,
+    pub(super) tenant: u16,
+    pub(super) key: &'o [u8],
+    pub(super) bytes: usize,
+    /// What its merit has lost, in doublings, if it lies on flash already and nobody has asked for it there.
+    pub(super) faded: Option<f32>,
 }
 
 /// An entry of a chosen segment, as the contest sees it.
@@ -58,6 +55,7 @@ impl Cache {
             let judge = self.standing(tenant).judge.read();
             judge.linear.as_ref().map(|model| model.score(&seen.features()))
         });
+        let is_for_flash = rank.wants_score() && self.is_for_flash(tenant, &seen);
         let standing = Standing {
             idle: seen.idle,
             age: seen.age,
@@ -65,6 +63,7 @@ impl Cache {
             bytes: part.bytes as u32,
             history: seen.history,
             score: score.flatten(),
+            is_for_flash,
         };
         let worth = rank.worth(&standing);
         let accessed = object.access().last;
@@ -114,31 +113,8 @@ impl Cache {
 
     fn admits(&self, hash: u64, object: &Object<'_>, observation: &Observation) -> bool {
         let offer =
-            Offer { hash, tenant: object.tenant(), key: object.key(), bytes: object.charged_bytes(), faded: 0.0 };
+            Offer { hash, tenant: object.tenant(), key: object.key(), bytes: object.charged_bytes(), faded: None };
         self.is_written(&offer, observation)
-    }
-
-    /// Whether a record that is to leave flash should be written again, as its budget has it: who has one spends it on the best, be that new
-    /// to flash or not. Without a budget there is no end to what could be written again.
-    pub(super) fn is_worth_keeping(&self, hash: u64, record: &Record<'_>) -> bool {
-        let head = &record.head;
-        if !self.has_budget(head.tenant) {
-            return false;
-        }
-        let idle = ticks_since(self.clock.tick(), self.clock.tick_at(head.accessed));
-        let observation = Observation {
-            reads: log_memory::reads_estimate(head.reads),
-            updates: u32::from(head.updates),
-            age: idle,
-            idle,
-            bytes: (head.key.len() + record.value.len()) as u32,
-            history: predictor::accesses_at(head.history),
-            ttl_left: (head.expiry != 0).then(|| head.expiry.saturating_sub(self.clock.secs())),
-        };
-        // nobody has asked for it while it lay here
-        let faded = (1.0 + idle as f32 / self.horizon.load(Ordering::Relaxed).max(1) as f32).log2();
-        let offer = Offer { hash, tenant: head.tenant, key: head.key, bytes: record.bytes(), faded };
-        self.is_written(&offer, &observation)
     }
 
     /// The score that has to be exceeded. A budget needs none: it is spent on the best of what there is.
@@ -147,16 +123,25 @@ impl Cache {
         self.settings.threshold.unwrap_or_else(usual)
     }
 
+    /// Whether flash would have an object, as the budgets stand that its tenant falls under: the place in DRAM matters less then. Not if it is stored
+    /// again and again: each time that flash has it, it would have to be written anew.
+    fn is_for_flash(&self, tenant: u16, observation: &Observation) -> bool {
+        if observation.updates > 0 {
+            return false;
+        }
+        let Some(bar) = self.bar(tenant) else { return false };
+        let (model, deputy) = self.judge(tenant);
+        self.settings.admission.merit(&Candidate::new(observation, model.as_ref(), deputy)) > bar
+    }
+
     /// Whether the rule has it written to flash, and the budgets too.
-    fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
+    pub(super) fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
         let (model, deputy) = self.judge(offer.tenant);
         let candidate = Candidate {
-            observation,
-            model: model.as_ref(),
-            deputy,
             threshold: self.threshold(offer.tenant),
             dice: self.dice_of(offer.hash),
             future: self.foresight.get().map(|foresees| foresees(offer.key)),
+            ..Candidate::new(observation, model.as_ref(), deputy)
         };
         let rule = self.settings.admission;
         if !rule.admits(&candidate) {
@@ -164,7 +149,8 @@ impl Cache {
         }
         self.is_within_budgets(offer.tenant, offer.bytes, || {
             let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
-            (rule.merit(&candidate) - offer.faded, dice)
+            let merit = rule.merit(&candidate) - offer.faded.unwrap_or_default();
+            Bid { merit, dice, is_kept: offer.faded.is_some() }
         })
     }
 
@@ -193,9 +179,21 @@ impl Cache {
         }
     }
 
-    /// Offers a record that would leave flash to the open flash segment, past DRAM: nobody has asked for it. Returns whether it has found a place.
-    pub(super) fn demote_again(&self, flash: &FlashStore, hands: &Hands, hash: u64, record: &Record<'_>) -> bool {
-        let head = RecordHead { rescued: true, ..record.head };
+    /// Offers a record that would leave flash to the open flash segment, past DRAM. Returns whether it has found a place.
+    pub(super) fn demote_again(
+        &self,
+        flash: &FlashStore,
+        hands: &Hands,
+        hash: u64,
+        record: &Record<'_>,
+        was_hit: bool,
+    ) -> bool {
+        let mut head = RecordHead { rescued: true, ..record.head };
+        if was_hit {
+            // a stay ends and another begins, as if it had gone through DRAM
+            (head.history, head.reads, head.accessed) =
+                (self.record_history_after(hash, &record.head, true), 0, self.now());
+        }
         self.place(flash, hands, hash, &head, std::iter::once(record.value)) == Placed::Yes
     }
 

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use flash_store::{Clock, Device, FlashStore, Journal, Page, Place, Record, WriteIntent};
+use flash_store::{Device, FlashStore, Journal, Page, WriteIntent};
 
 use super::{Background, SWEEP_A_STEP};
-use crate::counters::Count;
-use crate::{Cache, Worker};
+use crate::Cache;
 
 impl Cache {
     /// Seals the open flash segment if it is full, and writes it, or has it written.
@@ -89,59 +88,6 @@ impl Cache {
         let horizon = (self.horizon.load(Ordering::Relaxed) * 3 + residence.min(1 << 19)) / 4;
         self.horizon.store(horizon, Ordering::Relaxed);
         self.standings.iter().for_each(|(_, standing)| standing.sampler.lock().set_horizon(horizon));
-    }
-
-    /// What was hit lately is kept; of the rest that the clock has not given up, what its tenant has within its reservation, of DRAM or of flash. What the model
-    /// would admit again is not, unless a budget bounds it: that was measured to cost more writes than it gives hits (docs/flash.md).
-    fn deserves_rescue(&self, record: &Record<'_>, clock: Clock) -> bool {
-        match clock {
-            Clock::Wound => true,
-            Clock::Running => {
-                let tenant = self.registry.tenant(record.head.tenant);
-                let promised = tenant.terms().flash_reserved_bytes;
-                tenant.account.balance().is_within_reservation()
-                    || promised > 0 && self.flash_bytes_of(tenant.id) <= promised
-            }
-            Clock::Ghost => false,
-        }
-    }
-
-    fn leave_flash(&self, flash: &FlashStore, worker: &mut Worker, place: &Place, record: &Record<'_>, clock: Clock) {
-        let tenant = record.head.tenant;
-        let hash = self.memory.hash(tenant, record.head.key);
-        let guard = worker.participant.enter();
-        let lock = self.memory.lock(hash);
-        if !flash.still_holds(place) {
-            return;
-        }
-        let is_rescued = self.deserves_rescue(record, clock);
-        let is_kept = !is_rescued && self.is_worth_keeping(hash, record);
-        if is_kept && self.demote_again(flash, &worker.hands, hash, record) {
-            flash.hide_place(place);
-            worker.hands.count(tenant, Count::Rescued);
-            return;
-        }
-        let was_hit = clock == Clock::Wound;
-        if (is_rescued || is_kept)
-            && self.memory.segments_free() > 1
-            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record, was_hit))
-        {
-            self.publish(&guard, &lock, at, None);
-            flash.hide_place(place);
-            worker.hands.count(tenant, Count::Rescued);
-            return;
-        }
-        flash.hide_place(place);
-        worker.hands.count_eviction(tenant, record.head.reads > 0);
-        self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
-        self.remember(hash, record.head.history, record.head.reads);
-        self.note_eviction(|| crate::Eviction {
-            key: record.head.key.into(),
-            was_read: record.head.reads > 0,
-            expiry: record.head.expiry,
-            idle_secs: self.now().saturating_sub(record.head.accessed),
-            value_bytes: record.value.len(),
-        });
     }
 
     /// Keeps the live share of flash within its bound, once flash is in full use.

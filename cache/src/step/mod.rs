@@ -6,6 +6,7 @@ mod clean;
 mod fate;
 mod flush;
 mod idle;
+mod keep;
 mod train;
 
 use std::sync::atomic::Ordering;

@@ -21,6 +21,8 @@ pub struct Standing {
     pub history: u32,
     /// What the tenant's model says of it, if there is one: above 0 it will be read.
     pub score: Option<f32>,
+    /// Whether flash would have it: without its place in DRAM it costs a read of flash, and no miss.
+    pub is_for_flash: bool,
 }
 
 /// A tenant's policy.
@@ -38,7 +40,7 @@ pub enum Rank {
     Hyperbolic,
     /// Expected hits for each byte and tick: accesses, those of earlier stays counted in, by recency and size.
     Density,
-    /// What the predictor expects to be read, by recency and size; density where there is no model.
+    /// What the predictor expects to be read, by recency and size (density where there is no model), and a part of that for what flash would have.
     #[default]
     Score,
 }
@@ -60,6 +62,8 @@ const PROBATION: f32 = 4.0;
 const SMALL_QUEUE: f32 = 10.0;
 /// Ticks without an access that say little yet: in 256 there are as many accesses as objects in DRAM.
 const QUIET_TICKS: f32 = 256.0;
+/// What a hit on flash costs of what a miss costs: so much is an object's place in DRAM worth that would be on flash without it.
+const FLASH_HIT_COST: f32 = 0.25;
 /// Reads that S3-FIFO counts at most.
 const S3_READS_MAX: f32 = 3.0;
 
@@ -82,15 +86,19 @@ impl Rank {
             Rank::S3Fifo => 1.0 / (age * SMALL_QUEUE),
             Rank::Hyperbolic => (reads + 1.0) / (age * bytes),
             Rank::Density => density(standing, bytes),
-            Rank::Score => match standing.score {
-                Some(score) => score.clamp(-8.0, 8.0).exp2() / ((standing.idle as f32 + QUIET_TICKS) * bytes),
-                None => density(standing, bytes),
-            },
+            Rank::Score => {
+                let saved = if standing.is_for_flash { FLASH_HIT_COST } else { 1.0 };
+                let reads = match standing.score {
+                    Some(score) => score.clamp(-8.0, 8.0).exp2() / ((standing.idle as f32 + QUIET_TICKS) * bytes),
+                    None => density(standing, bytes),
+                };
+                reads * saved
+            }
         };
         u64::from(worth.to_bits()) // positive floats are ordered as their bits are
     }
 
-    /// Whether it looks at [`Standing::score`].
+    /// Whether it looks at [`Standing::score`] and [`Standing::is_for_flash`].
     pub fn wants_score(self) -> bool {
         self == Rank::Score
     }
@@ -152,5 +160,10 @@ mod tests {
         assert!(prefers(Rank::Density, known, standing(0, 100, 100, 100)));
         let (good, bad) = (Standing { score: Some(1.0), ..known }, Standing { score: Some(-1.0), ..known });
         assert!(prefers(Rank::Score, good, bad) && !prefers(Rank::Density, good, bad));
+        let (safe, lost) = (Standing { is_for_flash: true, ..good }, good);
+        assert!(prefers(Rank::Score, lost, safe), "what only DRAM would keep");
+        let much_better = Standing { score: Some(4.0), ..safe };
+        assert!(prefers(Rank::Score, much_better, lost), "a hit on flash is not for nothing");
+        assert!(!prefers(Rank::Density, lost, safe), "others know of no flash");
     }
 }
