@@ -11,7 +11,7 @@ from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch, shar
 TRACES = ["orm-busy", "blocks-w106a", "mt-a", "arc-oltp", "arc-p6", "mt-real-a"]
 FILTERS = ["all", "second-hit", "small-fifo", "random:0.1", "random:0.3", "random:0.6"]
 THRESHOLDS = [-2, -1, -0.5, 0, 0.5, 1]
-BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.16x", "0.2x", "0.25x", "0.3x", "0.4x", "0.5x", "0.6x", "0.8x", "1.1x"]
+BUDGETS = ["0.02x", "0.05x", "0.08x", "0.12x", "0.16x", "0.2x", "0.25x", "0.3x", "0.4x", "0.5x", "0.6x", "0.8x", "1.1x", "2x", "3x"]
 # large enough that a hundredth of a tenth of the working set is 8 MiB: name, requests, tenants
 WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
 SYNTHESISED = [
