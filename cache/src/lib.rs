@@ -17,6 +17,7 @@ mod config;
 mod content;
 mod counters;
 mod evicted;
+mod hot;
 mod intent;
 mod listing;
 mod memory;
@@ -44,6 +45,7 @@ pub use flash_store::{
     Device, FileDevice, FlashSegmentId, JoinedDevice, Journal, JournalFigures, JournalFile, JournalInFile,
     MemoryDevice, OpenError, PAGE_BYTES, Page, PartState, Superblock, SyncPolicy, WriteIntent, segments_of,
 };
+use hot::HotOnFlash;
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, mix};
@@ -181,6 +183,8 @@ struct Hands {
     /// The tick at which the turn began: what its reads are noted with.
     tick: u32,
     dice: u64,
+    /// Whose hits on flash it answered lately.
+    hot: HotOnFlash,
 }
 
 impl Hands {
@@ -337,7 +341,7 @@ impl Cache {
         let dice = mix(self.settings.seed ^ workers.len() as u64);
         Worker {
             participant: self.memory.join(),
-            hands: Hands { writer, counters, accesses: 0, accesses_a_report: 0, tick: 0, dice },
+            hands: Hands { writer, counters, accesses: 0, accesses_a_report: 0, tick: 0, dice, hot: HotOnFlash::new() },
         }
     }
 

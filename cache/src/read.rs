@@ -1,6 +1,6 @@
 //! The life of a get.
 
-use flash_store::{FlashStore, Page};
+use flash_store::{FlashStore, Page, Place, Record};
 use log_memory::{Object, Pinned};
 use tenants::Arbiter;
 
@@ -205,8 +205,8 @@ impl Turn<'_> {
 
     /// Goes on with a get whose pages were read (None: the device did not answer).
     pub fn complete(&mut self, read: FlashRead, pages: Option<&[Page]>) -> Completed {
-        match self.cache.complete_one(self.hands, read, pages) {
-            Completed::Again(next) => self.cache.read_buffered(self.hands, next),
+        match self.cache.complete_one(&self.guard, self.hands, read, pages) {
+            Completed::Again(next) => self.cache.read_buffered(&self.guard, self.hands, next),
             done => done,
         }
     }
@@ -260,7 +260,7 @@ impl Cache {
             self.note_miss(hands, tenant, hash);
             return Lookup::Miss;
         };
-        match self.read_buffered(hands, read) {
+        match self.read_buffered(guard, hands, read) {
             Completed::Hit(object) => Lookup::FlashHit(object),
             Completed::Again(read) => Lookup::Flash(read),
             Completed::Miss => Lookup::Miss,
@@ -280,18 +280,24 @@ impl Cache {
     }
 
     /// Answers a read from buffers as far as they hold it; `Again` means that the device has to be read.
-    fn read_buffered(&self, hands: &mut Hands, mut read: FlashRead) -> Completed {
+    fn read_buffered(&self, guard: &log_memory::Turn<'_>, hands: &mut Hands, mut read: FlashRead) -> Completed {
         loop {
             let buffered = self.flash_tier().buffered(&read.places[0]);
             let Some(pages) = buffered else { return Completed::Again(read) };
-            match self.complete_one(hands, read, Some(&pages)) {
+            match self.complete_one(guard, hands, read, Some(&pages)) {
                 Completed::Again(next) => read = next,
                 done => return done,
             }
         }
     }
 
-    fn complete_one(&self, hands: &mut Hands, mut read: FlashRead, pages: Option<&[Page]>) -> Completed {
+    fn complete_one(
+        &self,
+        guard: &log_memory::Turn<'_>,
+        hands: &mut Hands,
+        mut read: FlashRead,
+        pages: Option<&[Page]>,
+    ) -> Completed {
         let flash = self.flash_tier();
         let place = read.places.pop_front().expect("an intent has a place");
         flash.note_read(place.segment, pages.is_some());
@@ -316,7 +322,36 @@ impl Cache {
         flash.note_hit(&place);
         hands.count(read.tenant, Count::FlashHits);
         self.learn_of_read(read.tenant, read.hash, || Some(record.bytes()));
+        if hands.hot.hit(read.hash) {
+            self.recache(guard, hands, &read, &place, &record);
+        }
         Completed::Hit(FlashObject::of(&record))
+    }
+
+    /// Brings what was hit on flash back to DRAM, if there is room at once: whoever is hit again and again comes to it so, and costs no more device
+    /// reads.
+    fn recache(
+        &self,
+        guard: &log_memory::Turn<'_>,
+        hands: &mut Hands,
+        read: &FlashRead,
+        place: &Place,
+        record: &Record<'_>,
+    ) {
+        let flash = self.flash_tier();
+        let lock = self.memory.lock(read.hash);
+        if self.memory.segments_free() <= 1
+            || !flash.still_holds(place)
+            || self.published(guard, read.tenant, &read.key, read.hash).is_some()
+        {
+            return;
+        }
+        let mut object = self.object_of(read.hash, record, true);
+        object.access.reads = 1;
+        let Ok(at) = self.memory.append(&mut hands.writer, read.hash, &object) else { return };
+        self.publish(guard, &lock, at, None);
+        flash.hide(read.hash, read.tenant, &read.key);
+        hands.count(read.tenant, Count::Rescued);
     }
 
     pub(crate) fn flash_tier(&self) -> &FlashStore {

@@ -103,7 +103,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("ext_item_size", "see --admission"),
     ("ext_item_age", "see --admission"),
     ("ext_low_ttl", "see --admission"),
-    ("ext_recache_rate", "what is hit on flash is rescued when its segment is recycled"),
+    ("ext_recache_rate", "what is hit on flash again and again comes back to DRAM"),
     ("ext_compact_under", OWN_FLASH),
     ("ext_drop_under", OWN_FLASH),
     ("ext_drop_unread", OWN_FLASH),
