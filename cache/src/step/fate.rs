@@ -2,7 +2,7 @@
 
 use flash_store::{FlashStore, Placed, Record, RecordHead};
 use log_memory::{Location, Object, Part};
-use predictor::{Bid, Candidate, Observation};
+use predictor::{Admission, Bid, Candidate, Observation};
 use tenants::Standing;
 
 use crate::counters::Count;
@@ -124,14 +124,19 @@ impl Cache {
     }
 
     /// Whether flash would have an object, as the budgets stand that its tenant falls under: the place in DRAM matters less then. Not if it is stored
-    /// again and again: each time that flash has it, it would have to be written anew.
+    /// again and again: each time that flash has it, it would have to be written anew. And not while the model is still to come: a plain rule in its
+    /// place knows too little of it (where flash is not full yet, a third of a point of hits and more chance).
     fn is_for_flash(&self, tenant: u16, observation: &Observation) -> bool {
         if observation.updates > 0 {
             return false;
         }
         let Some(bar) = self.bar(tenant) else { return false };
+        let rule = self.settings.admission;
         let (model, deputy) = self.judge(tenant);
-        self.settings.admission.merit(&Candidate::new(observation, model.as_ref(), deputy)) > bar
+        if model.is_none() && rule == Admission::Svm {
+            return false;
+        }
+        rule.merit(&Candidate::new(observation, model.as_ref(), deputy)) > bar
     }
 
     /// Whether the rule has it written to flash, and the budgets too.
