@@ -41,10 +41,7 @@ impl HotOnFlash {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hash(n: u64) -> u64 {
-        (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xd6e8_feb8_6659_fd93)
-    }
+    use crate::mix;
 
     #[test]
     fn who_is_hit_often_is_found_and_who_is_hit_now_and_then_is_not() {
@@ -53,7 +50,7 @@ mod tests {
         for n in 0..200_000u64 {
             // one key has one hit of twenty, and twenty thousand take turns
             let key = if n % 20 == 0 { 0 } else { 1 + n % 20_000 };
-            found[usize::from(key != 0)] += u32::from(hot.hit(hash(key)));
+            found[usize::from(key != 0)] += u32::from(hot.hit(mix(key)));
         }
         assert!(found[0] > 200 && found[1] == 0, "{found:?}");
     }

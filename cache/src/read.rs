@@ -340,18 +340,15 @@ impl Cache {
     ) {
         let flash = self.flash_tier();
         let lock = self.memory.lock(read.hash);
-        if self.memory.segments_free() <= 1
-            || !flash.still_holds(place)
-            || self.published(guard, read.tenant, &read.key, read.hash).is_some()
-        {
+        if !flash.still_holds(place) || self.published(guard, read.tenant, &read.key, read.hash).is_some() {
             return;
         }
         let mut object = self.object_of(read.hash, record, true);
         object.access.reads = 1;
-        let Ok(at) = self.memory.append(&mut hands.writer, read.hash, &object) else { return };
-        self.publish(guard, &lock, at, None);
-        flash.hide(read.hash, read.tenant, &read.key);
-        hands.count(read.tenant, Count::Rescued);
+        if self.return_to_dram(guard, &lock, hands, read.hash, &object) {
+            flash.hide(read.hash, read.tenant, &read.key);
+            hands.count(read.tenant, Count::Rescued);
+        }
     }
 
     pub(crate) fn flash_tier(&self) -> &FlashStore {

@@ -783,6 +783,22 @@ impl Cache {
         }
     }
 
+    /// Publishes what was read from flash in DRAM, if there is room at once; where it lay on flash is still to be hidden. Returns whether it is there.
+    pub(crate) fn return_to_dram(
+        &self,
+        guard: &log_memory::Turn<'_>,
+        lock: &KeyLock<'_>,
+        hands: &mut Hands,
+        hash: u64,
+        object: &NewObject<'_>,
+    ) -> bool {
+        // the last free segment is the cleaner's
+        let at = (self.memory.segments_free() > 1).then(|| self.memory.append(&mut hands.writer, hash, object).ok());
+        let Some(at) = at.flatten() else { return false };
+        self.publish(guard, lock, at, None);
+        true
+    }
+
     /// What a record's history is when its stay on flash ends, with what it began with in DRAM.
     pub(crate) fn record_history_after(&self, hash: u64, head: &flash_store::RecordHead<'_>, was_hit: bool) -> u8 {
         // one that was rescued before came by no access

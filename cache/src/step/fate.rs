@@ -185,20 +185,8 @@ impl Cache {
     }
 
     /// Offers a record that would leave flash to the open flash segment, past DRAM. Returns whether it has found a place.
-    pub(super) fn demote_again(
-        &self,
-        flash: &FlashStore,
-        hands: &Hands,
-        hash: u64,
-        record: &Record<'_>,
-        was_hit: bool,
-    ) -> bool {
-        let mut head = RecordHead { rescued: true, ..record.head };
-        if was_hit {
-            // a stay ends and another begins, as if it had gone through DRAM
-            (head.history, head.reads, head.accessed) =
-                (self.record_history_after(hash, &record.head, true), 0, self.now());
-        }
+    pub(super) fn demote_again(&self, flash: &FlashStore, hands: &Hands, hash: u64, record: &Record<'_>) -> bool {
+        let head = RecordHead { rescued: true, ..record.head };
         self.place(flash, hands, hash, &head, std::iter::once(record.value)) == Placed::Yes
     }
 

@@ -30,22 +30,17 @@ impl Cache {
         let was_hit = clock == Clock::Wound;
         let is_rescued = self.deserves_rescue(record, clock);
         // what was hit goes on past DRAM too if its budget has it: in DRAM it would soon have to be written all the same
-        let is_kept = (was_hit || !is_rescued) && self.is_worth_keeping(hash, record, was_hit);
-        if is_kept && self.demote_again(flash, &worker.hands, hash, record, was_hit) {
-            flash.hide_place(place);
-            worker.hands.count(tenant, Count::Rescued);
-            return;
-        }
-        if (is_rescued || is_kept)
-            && self.memory.segments_free() > 1
-            && let Ok(at) = self.memory.append(&mut worker.hands.writer, hash, &self.object_of(hash, record, was_hit))
-        {
-            self.publish(&guard, &lock, at, None);
-            flash.hide_place(place);
-            worker.hands.count(tenant, Count::Rescued);
-            return;
-        }
+        let again =
+            Record { head: if was_hit { self.head_after_hit(hash, &record.head) } else { record.head }, ..*record };
+        let is_kept = (was_hit || !is_rescued) && self.is_worth_keeping(hash, &again, was_hit);
+        let stays = is_kept && self.demote_again(flash, &worker.hands, hash, &again)
+            || (is_rescued || is_kept)
+                && self.return_to_dram(&guard, &lock, &mut worker.hands, hash, &self.object_of(hash, record, was_hit));
         flash.hide_place(place);
+        if stays {
+            worker.hands.count(tenant, Count::Rescued);
+            return;
+        }
         worker.hands.count_eviction(tenant, record.head.reads > 0);
         self.registry.tenant(tenant).shadow.lost(hash, record.bytes() as u64);
         self.remember(hash, record.head.history, record.head.reads);
@@ -81,18 +76,16 @@ impl Cache {
             return false;
         }
         let idle = if was_hit { 0 } else { self.idle_ticks(head) };
-        let mut observation = self.observe_record(record, idle);
-        let faded = if was_hit {
-            observation.reads = 0;
-            observation.history = predictor::accesses_at(self.record_history_after(hash, head, true));
-            None
-        } else {
-            // nobody has asked for it while it lay here
-            let horizon = self.horizon.load(Ordering::Relaxed).max(1);
-            Some((1.0 + idle as f32 / horizon as f32).log2())
-        };
+        let horizon = self.horizon.load(Ordering::Relaxed).max(1);
+        let faded = (!was_hit).then(|| (1.0 + idle as f32 / horizon as f32).log2());
         let offer = Offer { hash, tenant: head.tenant, key: head.key, bytes: record.bytes(), faded };
-        self.is_written(&offer, &observation)
+        self.is_written(&offer, &self.observe_record(record, idle))
+    }
+
+    /// The head of a record that was hit: a stay ends and another begins, as if it had gone through DRAM.
+    fn head_after_hit<'r>(&self, hash: u64, head: &RecordHead<'r>) -> RecordHead<'r> {
+        let history = self.record_history_after(hash, head, true);
+        RecordHead { history, reads: 0, accessed: self.now(), ..*head }
     }
 
     /// Ticks since the last access to a record, those on flash not counted: it knows of none.
