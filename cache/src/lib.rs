@@ -512,6 +512,7 @@ impl Cache {
         self.standing(tenant).sampler.lock()
     }
 
+    #[inline]
     fn observe(&self, object: &Object<'_>) -> Observation {
         let tick = self.clock.tick();
         let access = object.access();

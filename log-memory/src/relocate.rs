@@ -16,6 +16,10 @@ use crate::segment::SegmentId;
 const GROWN_AT_A_TIME: usize = 32;
 /// Entries of a segment whose places in the index are fetched together.
 const ENTRIES_AHEAD: usize = 32;
+/// Bytes of a segment that are fetched ahead of a scan: where an entry begins is only known from the one before it, so the processor cannot look ahead itself.
+const BYTES_AHEAD: usize = 1024;
+/// Of each entry, so many at most: of what is longer, only the beginning is looked at.
+const FETCHED_MAX: usize = 512;
 
 /// A published entry of a segment: a whole object, a head, or a fragment of the object `owner`.
 #[derive(Clone, Copy)]
@@ -81,6 +85,7 @@ impl LogMemory {
                 let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
                 let (bytes, hash) = (entry.log_bytes(), self.hash_of_entry(entry));
                 self.index.prefetch_both(hash);
+                (0..bytes.min(FETCHED_MAX)).step_by(64).for_each(|n| self.region.prefetch(at + BYTES_AHEAD + n));
                 ahead.push((entry, bytes, hash));
                 at += bytes;
             }

@@ -4,6 +4,7 @@
 //! others, by need (or by what else the caller goes by). The head of the chosen list gets the place and is charged for it. INV-RESERVED rests on this order.
 
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use crate::account::Balance;
 
@@ -54,9 +55,10 @@ pub fn contest<T>(
     };
     let mut turns: BinaryHeap<Turn> = contestants.iter().enumerate().filter_map(|(n, c)| turn(n, c)).collect();
     let mut left = places_bytes;
-    while let Some(Turn { contestant: n, .. }) = turns.pop() {
+    while let Some(mut first) = turns.peek_mut() {
+        let n = first.contestant;
         let contestant = &mut contestants[n];
-        let Some((candidate, bytes)) = contestant.candidates.pop() else { continue };
+        let Some((candidate, bytes)) = contestant.candidates.pop() else { return };
         if bytes > left {
             contestant.candidates.push((candidate, bytes));
             return;
@@ -64,7 +66,10 @@ pub fn contest<T>(
         left -= bytes;
         contestant.balance.in_use += bytes as i64;
         keep(candidate);
-        turns.extend(turn(n, contestant));
+        match turn(n, contestant) {
+            Some(next) => *first = next,
+            None => drop(PeekMut::pop(first)),
+        }
     }
 }
 

@@ -4,13 +4,15 @@
 //! published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
+use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 use flash_store::{Device, FlashStore};
-use log_memory::{Candidate, Relocated, SegmentId};
+use log_memory::{Candidate, NoSpace, Relocated, SegmentId};
 use tenants::{Arbiter, Balance, Contestant, contest};
 
 use super::Background;
+use super::appraise::Appraisal;
 use super::fate::{Entry, Loser};
 use crate::Cache;
 
@@ -45,12 +47,22 @@ struct Census {
     live_bytes: usize,
 }
 
-/// An entry's place in its tenant's order, worst first.
+/// An entry's place in its tenant's order, worst first, as one number, which sorts twice as fast as three do: tenant, worth, and the entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Ranked {
-    tenant: u16,
-    worth: u64,
-    entry: u32,
+struct Ranked(u128);
+
+impl Ranked {
+    fn new(tenant: u16, worth: u64, entry: u32) -> Ranked {
+        Ranked(u128::from(tenant) << 96 | u128::from(worth) << 32 | u128::from(entry))
+    }
+
+    fn tenant(self) -> u16 {
+        (self.0 >> 96) as u16
+    }
+
+    fn entry(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 impl Cache {
@@ -112,6 +124,7 @@ impl Cache {
     fn take_census(&self, background: &mut Background, chosen: &[SegmentId]) -> Census {
         let Background { worker, .. } = background;
         let guard = worker.participant.enter();
+        let mut appraisal = Appraisal::new(self);
         let mut census = Census { entries: Vec::new(), ends: Vec::new(), live_bytes: 0 };
         for id in chosen {
             self.memory.scan(&guard, *id, |part| {
@@ -127,7 +140,7 @@ impl Cache {
                     return;
                 }
                 census.live_bytes += part.bytes;
-                census.entries.push(self.entry_of(&part));
+                census.entries.push(appraisal.entry_of(&part));
             });
             census.ends.push(census.entries.len());
         }
@@ -149,18 +162,18 @@ impl Cache {
         let seen = (live / all.max(1) as f64).min(1.0);
         // without shares there is one order for all, which one tenant's contest is
         let shares = self.registry.arbiter() != Arbiter::Global;
-        let rank = |(n, entry): (usize, &Entry)| Ranked {
-            tenant: if shares { entry.tenant } else { 0 },
-            worth: entry.worth,
-            entry: n as u32,
+        let rank = |(n, entry): (usize, &Entry)| {
+            let tenant = if shares { entry.tenant } else { 0 };
+            Ranked::new(tenant, entry.worth, n as u32)
         };
         let mut ranked: Vec<Ranked> = entries.iter().enumerate().map(rank).collect();
         ranked.sort_unstable();
         let mut contestants: Vec<Contestant<u32>> = ranked
-            .chunk_by(|a, b| a.tenant == b.tenant)
+            .chunk_by(|a, b| a.tenant() == b.tenant())
             .map(|own| {
-                let candidates: Vec<_> = own.iter().map(|own| (own.entry, entries[own.entry as usize].bytes)).collect();
-                let first = &entries[own[0].entry as usize];
+                let candidates: Vec<_> =
+                    own.iter().map(|own| (own.entry(), entries[own.entry() as usize].bytes)).collect();
+                let first = &entries[own[0].entry() as usize];
                 let mut balance = self.registry.tenant(first.tenant).account.balance();
                 let bytes = candidates.iter().map(|(_, bytes)| *bytes as i64).sum::<i64>();
                 let owed = (balance.target - balance.in_use) as f64;
@@ -219,39 +232,53 @@ impl Cache {
     fn move_survivors(&self, background: &mut Background, entries: &[Entry]) -> usize {
         let (mut moved, mut waits) = (0, 0);
         for group in entries.chunks(ENTRIES_AHEAD) {
-            let survivors = || group.iter().filter(|entry| !entry.gone);
-            survivors().for_each(|entry| self.memory.prefetch_entry(entry.at, entry.hash));
-            for entry in survivors() {
-                moved += self.move_survivor(background, entry, &mut waits);
+            let mut survivors = group.iter().filter(|entry| !entry.gone).peekable();
+            survivors.clone().for_each(|entry| self.memory.prefetch_entry(entry.at, entry.hash));
+            while survivors.peek().is_some() {
+                moved += self.move_while_there_is_room(background, &mut survivors);
+                let Some(entry) = survivors.peek() else { break };
+                // retired segments come free when the readers of this moment are done; no turn of this thread must hold them back
+                if waits < WAITS_MAX {
+                    waits += 1;
+                    std::thread::yield_now();
+                } else {
+                    self.give_up(background, entry);
+                    survivors.next();
+                }
             }
         }
         moved
     }
 
-    fn move_survivor(&self, background: &mut Background, entry: &Entry, waits: &mut usize) -> usize {
-        let Entry { at, hash, .. } = *entry;
-        loop {
-            let worker = &mut background.worker;
-            let guard = worker.participant.enter();
-            match self.memory.relocate(&guard, &mut worker.hands.writer, at, hash) {
-                Ok(Relocated::Moved(bytes)) => return bytes,
-                Ok(Relocated::Gone) => return 0,
-                Err(_) if *waits < WAITS_MAX => {
-                    // retired segments come free when the readers of this moment are done; this turn must not hold them back
-                    drop(guard);
-                    *waits += 1;
-                    std::thread::yield_now();
-                }
-                Err(_) => {
-                    let lock = self.memory.lock(hash);
-                    if let Some(part) = self.memory.part_at(&guard, at, hash)
-                        && self.hide(&lock, part.owner)
-                    {
-                        worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
-                    }
-                    return 0;
-                }
+    /// Moves survivors within one turn, since a turn costs as much to begin as an entry to look up, until no segment is free for the next of them.
+    fn move_while_there_is_room<'e>(
+        &self,
+        background: &mut Background,
+        survivors: &mut Peekable<impl Iterator<Item = &'e Entry>>,
+    ) -> usize {
+        let worker = &mut background.worker;
+        let guard = worker.participant.enter();
+        let mut moved = 0;
+        while let Some(entry) = survivors.peek() {
+            match self.memory.relocate(&guard, &mut worker.hands.writer, entry.at, entry.hash) {
+                Ok(Relocated::Moved(bytes)) => moved += bytes,
+                Ok(Relocated::Gone) => {}
+                Err(NoSpace) => break,
             }
+            survivors.next();
+        }
+        moved
+    }
+
+    /// Drops a survivor for which no room came free.
+    fn give_up(&self, background: &mut Background, entry: &Entry) {
+        let worker = &mut background.worker;
+        let guard = worker.participant.enter();
+        let lock = self.memory.lock(entry.hash);
+        if let Some(part) = self.memory.part_at(&guard, entry.at, entry.hash)
+            && self.hide(&lock, part.owner)
+        {
+            worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
         }
     }
 }

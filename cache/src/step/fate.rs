@@ -2,8 +2,7 @@
 
 use flash_store::{FlashStore, Placed, Record, RecordHead};
 use log_memory::{Location, Object, Part};
-use predictor::{Admission, Bid, Candidate, Observation};
-use tenants::Standing;
+use predictor::{Bid, Candidate, Observation};
 
 use crate::counters::Count;
 use crate::{Cache, Hands};
@@ -46,30 +45,6 @@ pub(super) struct Entry {
 }
 
 impl Cache {
-    pub(super) fn entry_of(&self, part: &Part<'_>) -> Entry {
-        let object = &part.owner;
-        let seen = self.observe(object);
-        let tenant = object.tenant();
-        let rank = self.registry.tenant(tenant).rank();
-        let score = rank.wants_score().then(|| {
-            let judge = self.standing(tenant).judge.read();
-            judge.linear.as_ref().map(|model| model.score(&seen.features()))
-        });
-        let is_for_flash = rank.wants_score() && self.is_for_flash(tenant, &seen);
-        let standing = Standing {
-            idle: seen.idle,
-            age: seen.age,
-            reads: seen.reads,
-            bytes: part.bytes as u32,
-            history: seen.history,
-            score: score.flatten(),
-            is_for_flash,
-        };
-        let worth = rank.worth(&standing);
-        let accessed = object.access().last;
-        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, accessed, tenant, gone: false }
-    }
-
     /// Decides on an object that lost its place in DRAM, and carries the decision out.
     pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, entry: &Entry) -> Loser {
         let Entry { at, hash, accessed, .. } = *entry;
@@ -121,22 +96,6 @@ impl Cache {
     fn threshold(&self, tenant: u16) -> f32 {
         let usual = || if self.has_budget(tenant) { f32::NEG_INFINITY } else { 0.0 };
         self.settings.threshold.unwrap_or_else(usual)
-    }
-
-    /// Whether flash would have an object, as the budgets stand that its tenant falls under: the place in DRAM matters less then. Not if it is stored
-    /// again and again: each time that flash has it, it would have to be written anew. And not while the model is still to come: a plain rule in its
-    /// place knows too little of it (where flash is not full yet, a third of a point of hits and more chance).
-    fn is_for_flash(&self, tenant: u16, observation: &Observation) -> bool {
-        if observation.updates > 0 {
-            return false;
-        }
-        let Some(bar) = self.bar(tenant) else { return false };
-        let rule = self.settings.admission;
-        let (model, deputy) = self.judge(tenant);
-        if model.is_none() && rule == Admission::Svm {
-            return false;
-        }
-        rule.merit(&Candidate::new(observation, model.as_ref(), deputy)) > bar
     }
 
     /// Whether the rule has it written to flash, and the budgets too.

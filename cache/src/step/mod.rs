@@ -1,5 +1,6 @@
 //! Background work in bounded pieces. The server calls these from a thread of its own, the simulator between requests.
 
+mod appraise;
 mod arbitrate;
 mod budget;
 mod clean;

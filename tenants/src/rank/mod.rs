@@ -69,6 +69,7 @@ const S3_READS_MAX: f32 = 3.0;
 
 impl Rank {
     /// Worth of an object: compared within one tenant only, unless all have one rank.
+    #[inline]
     pub fn worth(self, standing: &Standing) -> u64 {
         let (idle, age) = (standing.idle as f32 + 1.0, standing.age as f32 + 1.0);
         let reads = standing.reads as f32;

@@ -3,12 +3,16 @@
 use std::collections::{HashMap, VecDeque};
 
 use anyhow::Result;
-use cache::{Background, Cache, Completed, Count, Device, Lookup, Mode, Needs, Page, Stored, Storing, Worker};
+use cache::{
+    Background, Cache, Completed, Count, Device, Expected, Lookup, Mode, Needs, Page, Stored, Storing, Worker,
+};
 
 use crate::event::{Event, Kind, wire_key};
 use crate::figures::{Figures, Moment, Report};
 use crate::values::{KeyId, Values, Verdict, key_id};
 
+/// Requests whose first cache misses overlap.
+pub(super) const REQUESTS_AHEAD: usize = 16;
 /// Requests between looks at the background work.
 const REQUESTS_A_STEP: u64 = 512;
 /// Of the keys whose values are not all checked, those are whose hash has these bits clear: one in sixteen.
@@ -23,7 +27,6 @@ pub(super) struct Simulation<'c> {
     background: Background,
     values: Values,
     versions: HashMap<KeyId, u64>,
-    key: Vec<u8>,
     value: Vec<u8>,
     pub(super) requests: u64,
     /// Trace time at which it began.
@@ -43,6 +46,15 @@ pub(super) struct Simulation<'c> {
     speed: f64,
     /// Fills that are under way, in the order in which they arrive.
     fills: VecDeque<Fill>,
+}
+
+/// A request of the trace, as the cache is asked.
+#[derive(Default)]
+pub(super) struct Request {
+    pub(super) event: Event,
+    key: Vec<u8>,
+    id: KeyId,
+    tenant: u16,
 }
 
 /// A missed value on its way.
@@ -76,7 +88,6 @@ impl<'c> Simulation<'c> {
             background: cache.background(),
             values: Values::default(),
             versions: HashMap::new(),
-            key: Vec::new(),
             value: Vec::new(),
             requests: 0,
             first: None,
@@ -93,14 +104,29 @@ impl<'c> Simulation<'c> {
         }
     }
 
-    pub(super) fn serve(&mut self, tenant_name: &str, event: &Event) -> Result<()> {
+    /// Says under which key the cache is asked.
+    pub(super) fn prepare(&self, tenant_name: &str, request: &mut Request) {
+        wire_key(tenant_name, &request.event, &mut request.key);
+        request.tenant = self.cache.tenant_of(&request.key);
+        request.id = key_id(&request.key);
+    }
+
+    /// Has the processor fetch what requests that will be served soon look at first: their cache misses overlap, as they do in a server.
+    pub(super) fn expect(&mut self, requests: &[Request]) {
+        let turn = self.cache.turn(&mut self.worker);
+        let mut expected = [Expected::default(); REQUESTS_AHEAD];
+        for (request, expected) in requests.iter().zip(&mut expected) {
+            *expected = turn.expect(request.tenant, &request.key);
+        }
+        expected.iter().take(requests.len()).for_each(|expected| turn.expect_object(*expected));
+    }
+
+    pub(super) fn serve(&mut self, request: &Request) -> Result<()> {
+        let Request { event, key, id, tenant } = request;
+        let (id, tenant) = (*id, *tenant);
         self.first.get_or_insert(event.time);
         self.last = event.time;
         self.cache.advance(((event.time.max(0.0) / self.speed) as u32).saturating_add(1));
-        let mut key = std::mem::take(&mut self.key);
-        wire_key(tenant_name, event, &mut key);
-        let tenant = self.cache.tenant_of(&key);
-        let id = key_id(&key);
         // as in a replay, a key's next request waits until its miss is filled
         if let Some(at) = self.fills.iter().position(|fill| fill.id == id)
             && let Some(fill) = self.fills.remove(at)
@@ -108,25 +134,24 @@ impl<'c> Simulation<'c> {
             self.fill(&fill)?;
         }
         match event.op.kind() {
-            Kind::Get => match self.get(tenant, &key, id) {
+            Kind::Get => match self.get(tenant, key, id) {
                 Got::Hit(Verdict::Right) => {}
                 Got::Hit(Verdict::Stale) => self.stale += 1,
                 Got::Hit(Verdict::Wrong) => self.wrong += 1,
-                Got::Miss if self.in_flight == 0 => self.store(tenant, &key, id, event)?,
+                Got::Miss if self.in_flight == 0 => self.store(tenant, key, id, event)?,
                 Got::Miss => {
                     let (due, key, event) = (self.requests + self.in_flight, key.clone(), event.clone());
                     self.fills.push_back(Fill { due, id, tenant, key, event });
                 }
             },
-            Kind::Set => self.store(tenant, &key, id, event)?,
+            Kind::Set => self.store(tenant, key, id, event)?,
             Kind::Delete => {
-                self.cache.turn(&mut self.worker).delete(tenant, &key);
+                self.cache.turn(&mut self.worker).delete(tenant, key);
                 if self.is_verified(id) {
                     *self.versions.entry(id).or_default() += 1;
                 }
             }
         }
-        self.key = key;
         let requests = self.requests;
         while self.fills.front().is_some_and(|fill| fill.due <= requests)
             && let Some(fill) = self.fills.pop_front()

@@ -15,11 +15,11 @@ use cache::{Admission, Arbiter, Cache, CacheSettings, Device, MemoryDevice, Rank
 use clap::Args;
 use serde::Serialize;
 
-use crate::event::{Event, parse_speed};
+use crate::event::parse_speed;
 use crate::figures::{Course, Moment, Report, write_json, write_windows};
 use crate::format::{Reader, Reading, tenants_of};
 use crate::progress::Progress;
-use engine::Simulation;
+use engine::{REQUESTS_AHEAD, Request, Simulation};
 pub(crate) use ftl::FtlFigures;
 use ftl::{Drive, FtlDevice};
 use future::Future;
@@ -232,30 +232,33 @@ impl Simulate {
         let mut reader = Reader::with(&self.trace, &self.reading)?;
         let progress = Progress::new(self.limit);
         let began = Instant::now();
-        let (mut event, mut begin, mut course) = (Event::default(), Moment::default(), Course::default());
+        let (mut begin, mut course) = (Moment::default(), Course::default());
+        let mut requests: [Request; REQUESTS_AHEAD] = Default::default();
         let failed = loop {
-            if self.limit.is_some_and(|limit| simulation.requests >= limit) {
-                break None;
-            }
-            match reader.read(&mut event) {
-                Ok(true) => {}
-                Ok(false) => break None,
-                Err(error) => break Some(error),
-            }
-            if let Some(future) = &future {
-                future.at(simulation.requests);
-            }
-            if let Err(error) = simulation.serve(&reader.tenants()[event.tenant as usize], &event) {
-                break Some(error);
-            }
-            progress.at(simulation.requests);
-            if simulation.requests == self.warmup {
-                begin = simulation.moment();
-            } else if simulation.requests.is_multiple_of(REQUESTS_A_MOMENT)
-                && simulation.requests > self.warmup
-                && course.wants()
-            {
-                course.note(simulation.moment());
+            let left = self.limit.map_or(u64::MAX, |limit| limit - simulation.requests);
+            let (read, ended) = read_ahead(&mut reader, &simulation, &mut requests, left);
+            let requests = &requests[..read];
+            simulation.expect(requests);
+            let served = requests.iter().try_for_each(|request| {
+                if let Some(future) = &future {
+                    future.at(simulation.requests);
+                }
+                simulation.serve(request)?;
+                progress.at(simulation.requests);
+                if simulation.requests == self.warmup {
+                    begin = simulation.moment();
+                } else if simulation.requests.is_multiple_of(REQUESTS_A_MOMENT)
+                    && simulation.requests > self.warmup
+                    && course.wants()
+                {
+                    course.note(simulation.moment());
+                }
+                Ok(())
+            });
+            match (served, ended) {
+                (Err(error), _) => break Some(error),
+                (Ok(()), Some(ended)) => break ended.err(),
+                (Ok(()), None) => {}
             }
         };
         progress.finish();
@@ -296,6 +299,26 @@ impl Simulate {
         }
         all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// Reads the next requests, `left` at most. Returns how many, and how the trace ended, if it did.
+fn read_ahead(
+    reader: &mut Reader,
+    simulation: &Simulation<'_>,
+    requests: &mut [Request],
+    left: u64,
+) -> (usize, Option<Result<()>>) {
+    for (read, request) in requests.iter_mut().enumerate() {
+        if read as u64 == left {
+            return (read, Some(Ok(())));
+        }
+        match reader.read(&mut request.event) {
+            Ok(true) => simulation.prepare(&reader.tenants()[request.event.tenant as usize], request),
+            Ok(false) => return (read, Some(Ok(()))),
+            Err(error) => return (read, Some(Err(error))),
+        }
+    }
+    (requests.len(), None)
 }
 
 #[cfg(test)]
