@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -339,8 +340,8 @@ const CALIBRATION_MAX: f64 = 8.0;
 /// A curve that is followed while requests are served: of a sample of the keys, in bounded memory, the past fading. What is not in the
 /// sample costs a load; nobody waits for anybody.
 pub struct LiveCurve {
-    /// Keys up to this are followed.
-    threshold: AtomicU64,
+    /// Keys up to this are followed. Every request of every worker reads it, so it lies apart from what is written with each that is followed.
+    threshold: CachePadded<AtomicU64>,
     /// The key that was used last, of those: a read of it again is a hit at any size.
     last: AtomicU64,
     distances: Mutex<Followed>,
@@ -361,7 +362,7 @@ impl LiveCurve {
         let objects_max = if objects_max < FOLLOWED_MIN { 0 } else { objects_max };
         let threshold = if objects_max == 0 { 0 } else { u64::MAX >> halvings };
         LiveCurve {
-            threshold: AtomicU64::new(threshold),
+            threshold: CachePadded::new(AtomicU64::new(threshold)),
             last: AtomicU64::new(0),
             distances: Mutex::new(Followed {
                 distances: None,
@@ -400,7 +401,9 @@ impl LiveCurve {
         if distances.raw_reads >= READS_A_FADING * distances.objects_max {
             distances.fade();
         }
-        self.threshold.store(distances.threshold, Ordering::Relaxed);
+        if distances.threshold != threshold {
+            self.threshold.store(distances.threshold, Ordering::Relaxed);
+        }
     }
 
     /// A key that is followed was read: what was found has so many bytes, None if nothing was.

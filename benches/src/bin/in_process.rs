@@ -32,14 +32,37 @@ fn open(server: &Arc<Server>) -> Connection {
     Connection::new(Arc::clone(server), Arrival { tenant: None, counted: false, dialect: Dialect::Auto, peer: None })
 }
 
-/// Requests a second of `threads` threads, all for one key or each for random keys of its own.
-fn measure(arguments: &Arguments, server: &Arc<Server>, cache: &Arc<Cache>, threads: u64, one_key: bool) -> f64 {
+/// A server with its values.
+struct Filled {
+    server: Arc<Server>,
+    cache: Arc<Cache>,
+}
+
+impl Filled {
+    fn new(keys: u32) -> Result<Filled> {
+        let config = Config::new(&Flags::parse_from(["flashare", "-m", "256", "--no-flash", "-R", "1000"]))?;
+        let cache = Arc::new(Cache::new(config.cache.clone())?);
+        cache.advance(1_000_000);
+        let server = Arc::new(Server::new(config, Driver::Tokio)?);
+        let (mut connection, mut worker) = (open(&server), cache.worker());
+        for number in 0..keys {
+            connection.receive(format!("set {} 0 0 100 noreply\r\n{}\r\n", key(number), "v".repeat(100)).as_bytes());
+            connection.serve(&cache, &mut worker);
+        }
+        cache.advance(1_000_001); // as each second in a server: from here on a tick is as many accesses as befit so many objects
+        Ok(Filled { server, cache })
+    }
+}
+
+/// Requests a second of a thread for each of `servers`, all for one key or each for random keys of its own.
+fn measure(arguments: &Arguments, servers: &[&Filled], one_key: bool) -> f64 {
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let served: u64 = std::thread::scope(|scope| {
         let stop = &stop;
-        let all: Vec<_> = (0..threads)
-            .map(|seed| {
+        let all: Vec<_> = (0u64..)
+            .zip(servers)
+            .map(|(seed, Filled { server, cache })| {
                 scope.spawn(move || {
                     let mut dice = SmallRng::seed_from_u64(seed);
                     let batches: Vec<String> = (0..4096)
@@ -79,24 +102,20 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let config = Config::new(&Flags::parse_from(["flashare", "-m", "256", "--no-flash", "-R", "1000"]))?;
-    let cache = Arc::new(Cache::new(config.cache.clone())?);
-    cache.advance(1_000_000);
-    let server = Arc::new(Server::new(config, Driver::Tokio)?);
-    let (mut connection, mut worker) = (open(&server), cache.worker());
-    for number in 0..arguments.keys {
-        connection.receive(format!("set {} 0 0 100 noreply\r\n{}\r\n", key(number), "v".repeat(100)).as_bytes());
-        connection.serve(&cache, &mut worker);
-    }
+    let (first, second) = (Filled::new(arguments.keys)?, Filled::new(arguments.keys)?);
     let mut figures = serde_json::Map::new();
     for (name, one_key) in [("random_keys", false), ("one_key", true)] {
-        let (mut one, mut two, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut one, mut two, mut ratio, mut apart) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
-            one.push(measure(&arguments, &server, &cache, 1, one_key));
-            two.push(measure(&arguments, &server, &cache, 2, one_key));
+            one.push(measure(&arguments, &[&first], one_key));
+            two.push(measure(&arguments, &[&first, &first], one_key));
+            // what the machine gives two that share nothing
+            apart.push(measure(&arguments, &[&first, &second], one_key) / one[one.len() - 1]);
             ratio.push(two[two.len() - 1] / one[one.len() - 1]);
         }
-        figures.insert(name.to_owned(), json!({ "one": median(one), "two": median(two), "ratio": median(ratio) }));
+        let figure =
+            json!({ "one": median(one), "two": median(two), "ratio": median(ratio), "ratio_apart": median(apart) });
+        figures.insert(name.to_owned(), figure);
     }
     println!("{}", serde_json::Value::Object(figures));
     Ok(())
