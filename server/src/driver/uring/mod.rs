@@ -17,7 +17,7 @@ mod table;
 mod tls;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -49,6 +49,10 @@ const STALL: Duration = Duration::from_micros(500);
 const WATCH: Duration = Duration::from_millis(10);
 /// Pages that are kept for further reads.
 const SPARE_PAGES: usize = 128;
+/// Reads of flash that keep a device busy. While fewer are under way, what has been read is answered so many at a time, and what comes in meanwhile
+/// gets to the device: it tends to tell of many reads at once, and would be idle until all of them are answered (docs/data-plane.md).
+const READS_ENOUGH: usize = 32;
+const READS_A_ROUND: usize = 8;
 /// How often idle connections are looked for.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -154,6 +158,8 @@ struct Uring {
     clients: Table<Client>,
     reads: Table<Reading>,
     reads_asked: u64,
+    /// Reads that are over and not answered yet, with what came of them.
+    reads_over: VecDeque<(u64, i32)>,
     /// Pages of reads that are over, for the next ones: memory for direct I/O is slow to get.
     spare_pages: Vec<Vec<Page>>,
     /// Clients to serve in this round.
@@ -189,6 +195,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 clients: Table::default(),
                 reads: Table::default(),
                 reads_asked: 0,
+                reads_over: VecDeque::new(),
                 spare_pages: Vec::new(),
                 ready: Vec::new(),
                 stalled: Vec::new(),
@@ -225,6 +232,7 @@ impl Uring {
             for answer in answers.drain(..) {
                 self.take(answer)?;
             }
+            self.complete_some();
             if *self.parts.stop.borrow() {
                 return self.stop();
             }
@@ -238,7 +246,7 @@ impl Uring {
     fn wait(&self) -> Wait {
         let idle_secs = self.parts.server.config.options.idle_secs;
         let wait = match () {
-            () if !self.ready.is_empty() || self.admitting => Wait::No,
+            () if !self.ready.is_empty() || !self.reads_over.is_empty() || self.admitting => Wait::No,
             () if !self.stalled.is_empty() => Wait::For(STALL),
             () if !self.watching.is_empty() => Wait::For(WATCH),
             () if !self.reads.is_empty() => Wait::For(READS_LOOK),
@@ -283,7 +291,7 @@ impl Uring {
                 Ok(())
             }
             READ => {
-                self.read(id, answer.result);
+                self.reads_over.push_back((id, answer.result));
                 Ok(())
             }
             _ => {
@@ -410,6 +418,20 @@ impl Uring {
         let rests = client.unsent() == 0 && client.receiving.is_some() && !client.over && !client.cancelling;
         if !rests || client.connection.can_go_on() || client.connection.is_closing() {
             self.list(id);
+        }
+    }
+
+    /// Answers reads that are over: all, or a few where the device waits for more.
+    fn complete_some(&mut self) {
+        let under_way = self.reads.len() - self.reads_over.len();
+        let count = if under_way < READS_ENOUGH { READS_A_ROUND } else { usize::MAX };
+        self.complete(count);
+    }
+
+    fn complete(&mut self, count: usize) {
+        for _ in 0..count.min(self.reads_over.len()) {
+            let (id, result) = self.reads_over.pop_front().expect("no more than there are");
+            self.read(id, result);
         }
     }
 
@@ -631,6 +653,7 @@ impl Uring {
             client.over = true;
             self.end(id)?;
         }
+        self.complete(usize::MAX);
         let began = Instant::now();
         while !self.clients.is_empty() || !self.reads.is_empty() {
             if began.elapsed() >= 2 * READ_MAX {
@@ -641,6 +664,7 @@ impl Uring {
             for answer in answers.drain(..).filter(|answer| answer.token % KINDS != WAKE) {
                 self.take(answer)?;
             }
+            self.complete(usize::MAX);
             self.serve_ready()?;
         }
         Ok(())

@@ -55,8 +55,13 @@ impl<T> Table<T> {
         places.map(|(at, place)| u64::from(place.generation) << 32 | at as u64).collect()
     }
 
+    /// How many are there.
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.places.len() == self.free.len()
+        self.len() == 0
     }
 }
 
