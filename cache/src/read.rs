@@ -1,7 +1,7 @@
 //! The life of a get.
 
 use flash_store::{FlashStore, Page, Place, Record};
-use log_memory::{Object, Pinned};
+use log_memory::{Object, Pinned, Sighting};
 use tenants::Arbiter;
 
 use crate::counters::Count;
@@ -69,40 +69,43 @@ pub enum Fetched<'t> {
     Miss,
 }
 
-/// A key that will be looked up soon.
+/// A key that will be looked up soon: its hash, and where something was seen of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Expected(u64);
+pub struct Expected {
+    hash: u64,
+    sighting: Sighting,
+}
 
 impl Turn<'_> {
     /// Has the processor fetch where a lookup of this key begins: the misses of several keys overlap.
     #[inline]
     pub fn expect(&self, tenant: u16, key: &[u8]) -> Expected {
         let expected = self.expect_alone(tenant, key);
-        self.cache.memory.prefetch(expected.0);
+        self.cache.memory.prefetch(expected.hash);
         expected
     }
 
     /// The same for a key that is looked up at once: there is nothing to overlap.
     #[inline]
     pub fn expect_alone(&self, tenant: u16, key: &[u8]) -> Expected {
-        Expected(self.cache.memory.hash(tenant, key))
+        Expected { hash: self.cache.memory.hash(tenant, key), sighting: Sighting::default() }
     }
 
     /// Goes on to the object itself, once the first fetch has had time to arrive.
-    pub fn expect_object(&self, expected: Expected) {
-        self.cache.memory.prefetch_object(&self.guard, expected.0);
+    pub fn expect_object(&self, expected: &mut Expected) {
+        expected.sighting = self.cache.memory.prefetch_object(expected.hash);
     }
 
     /// Looks a key up, as [`Turn::get`], and changes what it finds as the fetch says.
     pub fn fetch(&mut self, tenant: u16, key: &[u8], fetching: &Fetching) -> Result<Fetched<'_>, Needs> {
-        let hash = self.cache.memory.hash(tenant, key);
-        let found = self.cache.memory.find(&self.guard, hash, tenant, key);
-        let plain = !fetching.changes() && found.is_none_or(|object| !object.access().stale);
-        if plain {
-            return Ok(self.fetch_plain(tenant, key, hash, fetching));
-        }
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
+        let hash = cache.memory.hash(tenant, key);
+        let found = cache.memory.find(guard, hash, tenant, key);
+        let plain = !fetching.changes() && found.is_none_or(|object| !object.access().stale);
+        if plain {
+            return Ok(cache.fetch_plain(guard, hands, (tenant, key, hash), found, fetching));
+        }
         let lock = cache.memory.lock(hash);
         let old = cache.published(guard, tenant, key, hash);
         let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());
@@ -158,28 +161,6 @@ impl Turn<'_> {
         }
     }
 
-    fn fetch_plain(&mut self, tenant: u16, key: &[u8], hash: u64, fetching: &Fetching) -> Fetched<'_> {
-        let Turn { cache, guard, hands } = self;
-        let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
-        let seen = cache.memory.find(guard, hash, tenant, key).map(|object| cache.seen(&object));
-        if fetching.unnoted
-            && let Some(object) = cache.live(guard, tenant, key, hash)
-        {
-            hands.count(tenant, Count::Gets);
-            hands.count(tenant, Count::DramHits);
-            return Fetched::Hit(object, cache.seen(&object));
-        }
-        match cache.lookup(guard, hands, tenant, key, hash) {
-            Lookup::Hit(object) => {
-                let seen = seen.unwrap_or_else(|| cache.seen(&object));
-                Fetched::Hit(object, seen)
-            }
-            Lookup::FlashHit(object) => Fetched::FlashHit(object),
-            Lookup::Flash(read) => Fetched::Flash(read),
-            Lookup::Miss => Fetched::Miss,
-        }
-    }
-
     /// Looks a key up. What it returns was the key's value at a moment between call and return; a flash read that
     /// follows brings that value or none, whatever is stored in the meantime (INV-FRESH).
     pub fn get(&mut self, tenant: u16, key: &[u8]) -> Lookup<'_> {
@@ -192,8 +173,10 @@ impl Turn<'_> {
     pub fn get_expected(&mut self, tenant: u16, key: &[u8], expected: Expected) -> Lookup<'_> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
-        debug_assert_eq!(expected.0, cache.memory.hash(tenant, key));
-        cache.lookup(guard, hands, tenant, key, expected.0)
+        let Expected { hash, sighting } = expected;
+        debug_assert_eq!(hash, cache.memory.hash(tenant, key));
+        let found = cache.memory.find_seen(guard, (hash, sighting), tenant, key);
+        cache.lookup(guard, hands, tenant, key, hash, found)
     }
 
     /// Where a key is known: in DRAM, and whether flash may hold it (a tag shared by chance says so too). Counts nothing.
@@ -231,6 +214,35 @@ impl Hands {
 }
 
 impl Cache {
+    fn fetch_plain<'t>(
+        &'t self,
+        guard: &'t log_memory::Turn<'_>,
+        hands: &mut Hands,
+        (tenant, key, hash): (u16, &[u8], u64),
+        found: Option<Object<'t>>,
+        fetching: &Fetching,
+    ) -> Fetched<'t> {
+        let seen = found.map(|object| self.seen(&object));
+        if fetching.unnoted
+            && let Some((object, seen)) = found.zip(seen)
+            && self.is_dead(tenant, key, object.version(), object.expiry()).is_none()
+        {
+            hands.count(tenant, Count::Gets);
+            hands.count(tenant, Count::DramHits);
+            return Fetched::Hit(object, seen);
+        }
+        match self.lookup(guard, hands, tenant, key, hash, found) {
+            Lookup::Hit(object) => {
+                let seen = seen.unwrap_or_else(|| self.seen(&object));
+                Fetched::Hit(object, seen)
+            }
+            Lookup::FlashHit(object) => Fetched::FlashHit(object),
+            Lookup::Flash(read) => Fetched::Flash(read),
+            Lookup::Miss => Fetched::Miss,
+        }
+    }
+
+    /// Goes on with what was found in DRAM for a key, if anything.
     fn lookup<'t>(
         &'t self,
         guard: &'t log_memory::Turn<'_>,
@@ -238,9 +250,10 @@ impl Cache {
         tenant: u16,
         key: &[u8],
         hash: u64,
+        found: Option<Object<'t>>,
     ) -> Lookup<'t> {
         hands.count_access(self);
-        if let Some(object) = self.memory.find(guard, hash, tenant, key) {
+        if let Some(object) = found {
             if let Some(reason) = self.is_dead(tenant, key, object.version(), object.expiry()) {
                 hands.count(tenant, Count::Gets);
                 hands.count(tenant, reason);

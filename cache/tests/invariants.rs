@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cache::{Admission, Arbiter, CacheSettings, Count, Mode, Rank, Recognition, Storing, TenantSpec, Terms};
+use cache::{Admission, Arbiter, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Storing, TenantSpec, Terms};
 use common::{Dice, Rig, tiny};
 
 fn tenant(name: &str, reserved_bytes: i64) -> TenantSpec {
@@ -104,6 +104,35 @@ fn memory_flows(arbiter: Arbiter) -> u64 {
     let target = |id: u16| rig.cache.registry().tenant(id).account.balance().target;
     assert!(target(1) > 2 * target(2), "{arbiter:?}: {} {}", target(1), target(2));
     rig.cache.totals(1).get(Count::ShadowHits)
+}
+
+/// What is fetched ahead of a pipeline's gets is only where to look: what the requests before them do counts.
+#[test]
+fn a_key_that_was_expected_is_found_as_it_is_by_then() {
+    let rig = Rig::new(CacheSettings::for_memory(2 << 20));
+    let mut worker = rig.cache.worker();
+    let key = b"somebody";
+    rig.store(&mut worker, || {}, 0, key, Mode::Set, 0, b"before");
+    let mut turn = rig.cache.turn(&mut worker);
+    let expect = |turn: &mut cache::Turn<'_>| {
+        let mut expected = turn.expect(0, key);
+        turn.expect_object(&mut expected);
+        expected
+    };
+    let value = |turn: &mut cache::Turn<'_>, expected| match turn.get_expected(0, key, expected) {
+        Lookup::Hit(object) => Some(object.value_to_vec()),
+        _ => None,
+    };
+    let expected = expect(&mut turn);
+    assert_eq!(value(&mut turn, expected).as_deref(), Some(&b"before"[..]));
+    turn.store(0, &Storing::new(Mode::Set, key, b"after")).unwrap();
+    assert_eq!(value(&mut turn, expected).as_deref(), Some(&b"after"[..]));
+    let expected = expect(&mut turn);
+    turn.delete(0, key);
+    assert_eq!(value(&mut turn, expected), None);
+    let expected = expect(&mut turn);
+    turn.store(0, &Storing::new(Mode::Set, key, b"anew")).unwrap();
+    assert_eq!(value(&mut turn, expected).as_deref(), Some(&b"anew"[..]));
 }
 
 #[test]

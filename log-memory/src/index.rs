@@ -105,6 +105,16 @@ impl KeyLock<'_> {
     }
 }
 
+/// Where an entry was seen. What it names is still published while its slot holds it, and one look tells (INV-GRACE asks for the turn of that look).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sighting {
+    /// The entry; 0 for none.
+    entry: u64,
+    /// Number of the table, and of the slot in it.
+    table: u32,
+    slot: usize,
+}
+
 /// How far a walk over an index has come.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Cursor {
@@ -199,6 +209,34 @@ impl Index {
                 return found;
             }
         }
+    }
+
+    /// The first entry that may be for a key with this hash.
+    pub(crate) fn see(&self, hash: u64) -> (Sighting, Option<Location>) {
+        let (tag, state) = (tag_of(hash), self.state.load(Ordering::Acquire));
+        for number in state / 2 - state % 2..=state / 2 {
+            let table = self.table(number);
+            let home = table.home(hash);
+            for bucket in [home, table.other(home, tag)] {
+                for (n, slot) in table.slots(bucket).iter().enumerate() {
+                    let entry = Entry(slot.load(Ordering::Acquire));
+                    if !entry.is_empty() && entry.tag() == tag {
+                        let sighting = Sighting { entry: entry.0, table: number, slot: bucket * SLOTS + n };
+                        return (sighting, Some(entry.location()));
+                    }
+                }
+            }
+        }
+        (Sighting::default(), None)
+    }
+
+    /// What was seen, if it is still published.
+    #[inline]
+    pub(crate) fn look_again(&self, sighting: Sighting) -> Option<Location> {
+        let table = self.tables[sighting.table as usize].get().filter(|_| sighting.entry != 0)?;
+        // a table that was left behind reads as empty
+        let now = table.memory.words()[sighting.slot].load(Ordering::Acquire);
+        (now == sighting.entry).then(|| Entry(now).location())
     }
 
     /// Whether `at` is published for a key with this hash.
@@ -497,6 +535,27 @@ mod tests {
             assert!(index.hide(&index.lock(mix(n)), at(n)));
         }
         assert_eq!(index.entries(), 0);
+    }
+
+    #[test]
+    fn what_was_seen_is_told_of_while_it_is_published() {
+        let index = Index::new(64).unwrap();
+        let (hash_of, hash) = (|location: Location| mix(location.units() % 10), mix(1));
+        assert!(index.look_again(Sighting::default()).is_none() && index.see(hash).1.is_none());
+        index.publish(&index.lock(hash), at(1), None, hash_of);
+        let (first, seen) = index.see(hash);
+        assert_eq!((seen, index.look_again(first)), (Some(at(1)), Some(at(1))));
+        index.publish(&index.lock(hash), at(11), Some(at(1)), hash_of);
+        assert_eq!(index.look_again(first), None, "it was replaced");
+        let (second, seen) = index.see(hash);
+        assert_eq!((seen, index.look_again(second)), (Some(at(11)), Some(at(11))));
+        index.grow().unwrap();
+        while index.grow_step(8, hash_of, |_| panic!("there is room")) {}
+        assert_eq!(index.look_again(second), None, "the table was left behind");
+        let (third, seen) = index.see(hash);
+        assert_eq!((seen, index.look_again(third)), (Some(at(11)), Some(at(11))));
+        assert!(index.hide(&index.lock(hash), at(11)));
+        assert_eq!((index.look_again(third), index.see(hash).1), (None, None), "it was hidden");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use candidates::Candidate;
 pub use grace::{Grace, Participant, Turn};
 pub use hash::{KeyHasher, mix};
 use index::Index;
-pub use index::{Cursor, KeyLock};
+pub use index::{Cursor, KeyLock, Sighting};
 pub use landing::{Landing, NoLanding};
 pub use location::Location;
 pub use object::{
@@ -166,14 +166,33 @@ impl LogMemory {
 
     /// Finds the object that is published for a key.
     pub fn find<'t>(&'t self, _turn: &'t Turn<'_>, hash: u64, tenant: u16, key: &[u8]) -> Option<Object<'t>> {
-        let is_it = |at| {
-            // SAFETY: found in the index within the turn.
-            let object = unsafe { Object::at(&self.region, at) };
-            object.tenant() == tenant && object.key() == key
-        };
-        let at = self.index.find(hash, is_it)?;
+        let at = self.index.find(hash, |at| self.is_of(at, tenant, key))?;
         // SAFETY: found in the index within the turn (INV-GRACE).
         Some(unsafe { Object::at(&self.region, at) })
+    }
+
+    /// The same for a key of which something was seen before: one look at its slot instead of a search, where that is still right.
+    #[inline]
+    pub fn find_seen<'t>(
+        &'t self,
+        turn: &'t Turn<'_>,
+        (hash, sighting): (u64, Sighting),
+        tenant: u16,
+        key: &[u8],
+    ) -> Option<Object<'t>> {
+        match self.index.look_again(sighting).filter(|at| self.is_of(*at, tenant, key)) {
+            // SAFETY: found in the index within the turn (INV-GRACE).
+            Some(at) => Some(unsafe { Object::at(&self.region, at) }),
+            None => self.find(turn, hash, tenant, key),
+        }
+    }
+
+    /// Whether the object at `at`, which the index has told of within the caller's turn, is this key's.
+    #[inline]
+    fn is_of(&self, at: Location, tenant: u16, key: &[u8]) -> bool {
+        // SAFETY: found in the index within the turn.
+        let object = unsafe { Object::at(&self.region, at) };
+        object.tenant() == tenant && object.key() == key
     }
 
     /// Has the processor fetch the index line of a key that will be looked for soon.
@@ -182,15 +201,14 @@ impl LogMemory {
         self.index.prefetch(hash);
     }
 
-    /// Has the processor fetch the beginning of the object of a key that will be looked for soon, if one may be it.
+    /// Has the processor fetch the beginning of the object of a key that will be looked for soon, if one may be it. Returns where that was seen.
     #[inline]
-    pub fn prefetch_object(&self, _turn: &Turn<'_>, hash: u64) {
-        let _ = self.index.find(hash, |at| {
-            for line in 0..LINES_AHEAD {
-                self.region.prefetch(at.byte() + line * 64);
-            }
-            true
-        });
+    pub fn prefetch_object(&self, hash: u64) -> Sighting {
+        let (sighting, at) = self.index.see(hash);
+        if let Some(at) = at {
+            (0..LINES_AHEAD).for_each(|line| self.region.prefetch(at.byte() + line * 64));
+        }
+        sighting
     }
 
     /// Calls `visit` for each published object of the next `buckets` buckets of the index, from where `cursor` stands; false

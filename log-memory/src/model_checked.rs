@@ -172,6 +172,45 @@ fn what_is_there_all_along_is_always_found() {
     shuttle::check_random(check, SCHEDULES / 10);
 }
 
+/// A look at what was seen finds it or tells to search, and never finds what was hidden before.
+#[test]
+fn what_was_seen_is_not_found_once_it_is_hidden() {
+    let check = || {
+        let growing = Growing::new();
+        let index = &growing.index;
+        let hash = crowded(at(1));
+        index.publish(&index.lock(hash), at(1), None, |_| hash);
+        let hidden = Arc::new(AtomicU64::new(0));
+        let reader = {
+            let (growing, hidden) = (Arc::clone(&growing), Arc::clone(&hidden));
+            thread::spawn(move || {
+                let part = growing.grace.join();
+                let _turn = part.enter();
+                let (sighting, _) = growing.index.see(hash);
+                let before = hidden.load(Ordering::SeqCst);
+                let found = growing.index.look_again(sighting);
+                assert!(found.is_none_or(|found| found.units() > before), "{found:?} after {before} was hidden");
+            })
+        };
+        let writer = {
+            let (growing, hidden) = (Arc::clone(&growing), Arc::clone(&hidden));
+            thread::spawn(move || {
+                let (part, index) = (growing.grace.join(), &growing.index);
+                for n in 1..=2 {
+                    let _turn = part.enter();
+                    growing.help(|_| hash);
+                    index.publish(&index.lock(hash), at(n + 1), Some(at(n)), |_| hash);
+                    hidden.store(n, Ordering::SeqCst);
+                }
+            })
+        };
+        growing.grow(|_| hash);
+        writer.join().unwrap();
+        reader.join().unwrap();
+    };
+    shuttle::check_random(check, SCHEDULES / 10);
+}
+
 #[test]
 fn of_two_writers_one_is_published() {
     let check = || {

@@ -145,9 +145,9 @@ fn get(cache: &Cache, turn: &mut Turn<'_>, connection: &mut Connection, keys: Ke
             *place = (at, (tenant, key, turn.expect(tenant, key)));
             count += 1;
         }
-        let block = &block[..count];
+        let block = &mut block[..count];
         if count > 1 {
-            block.iter().for_each(|(_, (_, _, expected))| turn.expect_object(*expected));
+            block.iter_mut().for_each(|(_, (_, _, expected))| turn.expect_object(expected));
         }
         for (at, asked) in block {
             if *at > start && !connection.has_room_for_output() {

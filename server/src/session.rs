@@ -455,7 +455,7 @@ impl Connection {
             }
         }
         if self.ahead.len() > 1 {
-            self.ahead.iter().for_each(|ahead| turn.expect_object(ahead.expected));
+            self.ahead.iter_mut().for_each(|ahead| turn.expect_object(&mut ahead.expected));
         }
         self.ahead.reverse(); // the next one is popped from the end
         self.expected_to = at;

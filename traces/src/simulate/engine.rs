@@ -118,7 +118,7 @@ impl<'c> Simulation<'c> {
         for (request, expected) in requests.iter().zip(&mut expected) {
             *expected = turn.expect(request.tenant, &request.key);
         }
-        expected.iter().take(requests.len()).for_each(|expected| turn.expect_object(*expected));
+        expected.iter_mut().take(requests.len()).for_each(|expected| turn.expect_object(expected));
     }
 
     pub(super) fn serve(&mut self, request: &Request) -> Result<()> {
