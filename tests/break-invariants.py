@@ -35,6 +35,7 @@ BREAKS = [
     ("INV-GRACE", "log-memory/src/segment.rs", "self.meta(*id).pins.load(Ordering::Acquire) > 0;", "self.meta(*id).pins.load(Ordering::Acquire) > u32::MAX / 2;", "-p log-memory --test model"),
     ("INV-GRACE", "log-memory/src/landing.rs", "        fragments.iter().for_each(|fragment| self.segments.begin_landing", "        discharge_all(&self.segments, fragments.iter().copied());\n        fragments.iter().for_each(|fragment| self.segments.begin_landing", "-p log-memory --test model"),
     ("INV-BOUNDED", "log-memory/src/segment.rs", " && self.landings.load(Ordering::Acquire) == 0", "", "-p log-memory --test model"),
+    ("INV-BOUNDED", "log-memory/src/segment.rs", "pool.free.len() > SEGMENTS_SPARE", "!pool.free.is_empty()", "-p cache --test invariants"),
     ("INV-ORDER", "server/src/session.rs", "        if self.behind.is_empty() {\n            return self.output.ready();\n        }", "        if self.reads < usize::MAX {\n            return self.output.ready();\n        }", "-p server --test invariants"),
     ("INV-MEMORY", "server/src/session.rs", "        if !cache.receive(wanted - *held) {\n            return false;\n        }\n        *held = wanted;", "        let _ = cache;", "-p server --test memory"),
     ("INV-RESERVED", "tenants/src/contest.rs", "(self.within.cmp(&other.within))\n            .then(self.claim.total_cmp(&other.claim))", "(self.claim.total_cmp(&other.claim))", "-p tenants"),

@@ -4,7 +4,10 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cache::{Admission, Arbiter, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Storing, TenantSpec, Terms};
+use cache::{
+    Admission, Arbiter, Background, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Storing, TenantSpec, Terms,
+    Worker,
+};
 use common::{Dice, Rig, tiny};
 
 fn tenant(name: &str, reserved_bytes: i64) -> TenantSpec {
@@ -212,4 +215,51 @@ fn idle_memory_is_taxed_from_its_reservation_and_given_back() {
     assert!((rig.cache.activity(1) - 0.5).abs() < 0.02, "{}", rig.cache.activity(1));
     assert!((reserved() as f64 / whole as f64 - 1.0 / 1.5).abs() < 0.02);
     assert_eq!(rig.cache.registry().targets_sum() as u64, rig.cache.figures().log_bytes, "INV-SUM");
+}
+
+/// A full cache whose memory shrinks by a third: the cleaner has no free segment but its spare ones, and its passes still end as the contest
+/// has it. What was asked for again and again is all there, and what is there fills the memory that is left.
+#[test]
+fn memory_that_shrinks_loses_what_is_worth_least() {
+    for flash in [false, true] {
+        let mut settings = CacheSettings { memory_bytes: 6 << 20, ..tiny(flash) };
+        settings.admission = Admission::All;
+        if let Some(tier) = &mut settings.flash {
+            tier.bytes = 16 << 20;
+        }
+        let rig = Rig::new(settings);
+        let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+        let key = |n: usize| format!("key{n}").into_bytes();
+        let store = |worker: &mut Worker, background: &mut Background, n: usize| {
+            let key = key(n);
+            let storing = Storing::new(Mode::Set, &key, &[7; 300]);
+            rig.change(worker, || rig.step(background), |turn| turn.store(0, &storing).map(|_| ()));
+        };
+        let hot = 0..2_000;
+        for n in 0..20_000 {
+            store(&mut worker, &mut background, n);
+            if n >= hot.end {
+                let again = n % hot.end;
+                if rig.get(&mut worker, 0, &key(again)).is_none() {
+                    store(&mut worker, &mut background, again);
+                }
+            }
+        }
+        let before = rig.cache.totals_of_all().get(Count::Evictions);
+        assert!(rig.cache.resize(4 << 20));
+        rig.step(&mut background);
+        let figures = rig.cache.figures();
+        assert!(
+            figures.bytes * 10 > figures.log_bytes * 7,
+            "flash {flash}: {} of {}",
+            figures.bytes,
+            figures.log_bytes
+        );
+        let lost = hot.clone().filter(|n| rig.get(&mut worker, 0, &key(*n)).is_none()).count();
+        assert!(lost < hot.len() / 50, "flash {flash}: {lost} of {} that are read again and again", hot.len());
+        if flash {
+            let evicted = rig.cache.totals_of_all().get(Count::Evictions) - before;
+            assert!(evicted < 200, "{evicted} went though flash has room for them");
+        }
+    }
 }

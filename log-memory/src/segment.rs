@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::SEGMENTS_SPARE;
 use crate::grace::Grace;
 use crate::region::Region;
 
@@ -152,15 +153,17 @@ impl Segments {
         (self.metas.len() - pool.parked.len()).saturating_sub(self.allowed())
     }
 
+    /// Whether a segment that is free should be parked. Not the last ones, whatever the allowance: what survives in the segments that the
+    /// cleaner empties moves through them, and would be lost.
+    fn is_over(&self, pool: &Pool) -> bool {
+        self.excess(pool) > 0 && pool.free.len() > SEGMENTS_SPARE
+    }
+
     /// Changes how many segments may be in circulation. Takes effect as segments come free.
     pub(crate) fn allow(&self, count: usize, region: &Region) {
         self.allowed.store(count.min(self.metas.len()), Ordering::Relaxed);
         let mut pool = self.pool.lock();
-        while self.excess(&pool) > 0 {
-            let Some(id) = pool.free.pop() else { break };
-            region.discard(self.start(id), self.segment_bytes);
-            pool.parked.push(id);
-        }
+        self.park(&mut pool, region);
         while self.metas.len() - pool.parked.len() < self.allowed() {
             let Some(id) = pool.parked.pop() else { break };
             pool.free.push(id);
@@ -196,11 +199,16 @@ impl Segments {
     /// A retired segment that nobody looks at any more is free, or parked if there are too many.
     fn release(&self, pool: &mut Pool, id: SegmentId, region: &Region) {
         assert!(self.meta(id).take_edge(State::Retired, State::Free), "only this queue frees a retired segment");
-        if self.excess(pool) > 0 {
+        pool.free.push(id);
+        self.park(pool, region);
+    }
+
+    fn park(&self, pool: &mut Pool, region: &Region) {
+        while self.is_over(pool)
+            && let Some(id) = pool.free.pop()
+        {
             region.discard(self.start(id), self.segment_bytes);
             pool.parked.push(id);
-        } else {
-            pool.free.push(id);
         }
     }
 
@@ -261,5 +269,42 @@ impl Segments {
         assert!(self.meta(id).take_edge(State::Cleaning, State::Retired), "the cleaner owns what it chose");
         let stamp = self.grace.retire();
         self.pool.lock().retired.push_back((id, stamp));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_BYTES: usize = 4096;
+
+    #[test]
+    fn an_allowance_that_shrinks_leaves_the_cleaner_room_to_move_through() {
+        let region = Region::map(10 * SEGMENT_BYTES).unwrap();
+        let segments = Segments::new(10, SEGMENT_BYTES, Grace::new());
+        let mut sealed = VecDeque::new();
+        let mut fill_one = || {
+            let id = segments.open(0, &region)?;
+            segments.seal(id, Box::default());
+            Some(id)
+        };
+        sealed.extend((0..8).filter_map(|_| fill_one()));
+        segments.allow(4, &region);
+        assert_eq!((sealed.len(), segments.free()), (8, 0), "six are too many, so none is free for a store");
+        for _ in 0..6 {
+            // what survives in two goes into one
+            let one = fill_one().expect("the cleaner moves it through the spare ones");
+            for id in sealed.drain(..2) {
+                assert!(segments.choose(id));
+                segments.retire(id);
+            }
+            sealed.push_back(one);
+        }
+        assert!(
+            segments.open(10, &region).is_none(),
+            "it was asked so that those come free whose grace period has passed"
+        );
+        let pool = segments.pool.lock();
+        assert_eq!((segments.excess(&pool), segments.metas.len() - pool.parked.len()), (0, 4));
     }
 }

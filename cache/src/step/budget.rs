@@ -12,7 +12,7 @@ use crate::{Cache, Count};
 /// Ticks between two looks; more where there are many tenants.
 const PAUSE_TICKS: u32 = 8;
 const TENANTS_A_TICK: u32 = 64;
-/// What was allowed is kept for later up to this part of what is allowed in an hour.
+/// What was allowed is kept for later up to this part of what is allowed in an hour, and a segment at least: flash is not written in smaller pieces.
 const SAVED_PART: f64 = 0.05;
 const SECS_AN_HOUR: f64 = 3600.0;
 /// Offers that a budget looks back over: this part of the memory, and of flash if that is more. From few offers the bar would jump.
@@ -47,11 +47,12 @@ impl Paced {
         Paced { budget: Budget::new(window_bytes), terms, stored, hour: 0.0 }
     }
 
-    fn allow(&mut self, secs: u32, stored: u64, flash_bytes: u64) {
+    fn allow(&mut self, secs: u32, stored: u64, flash: &FlashStore) {
         let fresh = stored.saturating_sub(std::mem::replace(&mut self.stored, stored));
+        let flash_bytes = (flash.segments() * flash.segment_bytes()) as u64;
         let Some(bytes) = self.terms.allows(secs, fresh, flash_bytes) else { return };
         self.hour = self.hour * (1.0 - f64::from(secs) / SECS_AN_HOUR).max(0.0) + bytes;
-        self.budget.allow(bytes, secs, self.hour * SAVED_PART);
+        self.budget.allow(bytes, secs, (self.hour * SAVED_PART).max(flash.segment_bytes() as f64));
     }
 }
 
@@ -79,7 +80,7 @@ impl Cache {
             let stored = self.totals(tenant.id).get(Count::StoredBytes);
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
             paced.terms = terms;
-            paced.allow(secs, stored, flash_bytes);
+            paced.allow(secs, stored, flash);
         }
         let terms = self.settings.flash_write_budget;
         if terms.is_limited() {
@@ -87,7 +88,7 @@ impl Cache {
             let stored = if by_bytes { self.totals_of_all().get(Count::StoredBytes) } else { 0 };
             let mut paced = self.paced.lock();
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
-            paced.allow(secs, stored, flash_bytes);
+            paced.allow(secs, stored, flash);
         }
     }
 

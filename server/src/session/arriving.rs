@@ -7,9 +7,10 @@ use super::{Connection, FREE_BYTES, hold};
 use crate::meta;
 use crate::serve::{self, Served};
 
-/// Values of which so much or more is still to come when their line has come land in the log as they arrive. Through the connection's input
-/// they would be copied once more, all of them at once, while everybody else waits.
+/// Values of this size and more land in the log as they arrive, unless all but little has come with their line. Through the connection's input
+/// they would be copied once more, all of them at once, while everybody else waits; and would be held twice, there and in the log.
 const LANDED_BYTES_MIN: usize = 128 << 10;
+const MISSING_BYTES_MIN: usize = 16 << 10;
 
 /// A store whose line has arrived.
 pub(super) enum Storable<'b> {
@@ -150,7 +151,7 @@ impl Connection {
         store: &Storable<'_>,
     ) -> bool {
         let (bytes, total) = (store.bytes(), line + store.bytes() + 2);
-        if bytes >= body.len() + LANDED_BYTES_MIN
+        if bytes >= LANDED_BYTES_MIN.max(body.len() + MISSING_BYTES_MIN)
             && let Some(key) = store.key_of_whole(&mut [0; KEY_BYTES_MAX])
         {
             match turn.land(self.tenant_of(cache, key), key, bytes) {
