@@ -439,6 +439,7 @@ impl Cache {
             relocated_bytes: self.holders.relocated_bytes(),
             freed_bytes: self.holders.freed_bytes(),
             helped_passes: self.holders.helped_passes(),
+            gave_up: self.holders.gave_up(),
             flash,
         }
     }
@@ -590,6 +591,8 @@ pub struct Figures {
     pub freed_bytes: u64,
     /// Passes that other threads made for it.
     pub helped_passes: u64,
+    /// Objects that should have survived a pass and were dropped, since no segment came free to move them to.
+    pub gave_up: u64,
     /// The flash tier, if there is one.
     pub flash: Option<FlashFigures>,
 }

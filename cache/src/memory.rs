@@ -24,6 +24,8 @@ pub(crate) struct Memory {
     freed: AtomicU64,
     /// Passes of threads that helped.
     helped: AtomicU64,
+    /// Survivors of passes that were dropped: no segment came free for them.
+    gave_up: AtomicU64,
 }
 
 impl Memory {
@@ -37,6 +39,7 @@ impl Memory {
             relocated: AtomicU64::new(0),
             freed: AtomicU64::new(0),
             helped: AtomicU64::new(0),
+            gave_up: AtomicU64::new(0),
         }
     }
 
@@ -52,6 +55,14 @@ impl Memory {
 
     pub(crate) fn helped_passes(&self) -> u64 {
         self.helped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_gave_up(&self) {
+        self.gave_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gave_up(&self) -> u64 {
+        self.gave_up.load(Ordering::Relaxed)
     }
 
     pub(crate) fn total(&self) -> usize {

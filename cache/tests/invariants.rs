@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cache::{
     Admission, Arbiter, Background, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Storing, TenantSpec, Terms,
@@ -249,6 +251,7 @@ fn memory_that_shrinks_loses_what_is_worth_least() {
         assert!(rig.cache.resize(4 << 20));
         rig.step(&mut background);
         let figures = rig.cache.figures();
+        assert_eq!(figures.gave_up, 0, "flash {flash}");
         assert!(
             figures.bytes * 10 > figures.log_bytes * 7,
             "flash {flash}: {} of {}",
@@ -262,4 +265,31 @@ fn memory_that_shrinks_loses_what_is_worth_least() {
             assert!(evicted < 200, "{evicted} went though flash has room for them");
         }
     }
+}
+
+/// A reader that loses its core in the middle of a turn holds back what the cleaner has emptied meanwhile. The cleaner waits for it.
+#[test]
+fn the_cleaner_waits_for_a_reader_that_was_stopped() {
+    let rig = Rig::new(tiny(false));
+    let (mut worker, mut reader) = (rig.cache.worker(), rig.cache.worker());
+    let mut background = rig.cache.background();
+    for n in 0.. {
+        let key = format!("key{n}").into_bytes();
+        if rig.cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, &key, &[7; 300])).is_err() {
+            break;
+        }
+    }
+    let stopped = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _turn = rig.cache.turn(&mut reader);
+            stopped.wait();
+            std::thread::sleep(Duration::from_millis(300));
+        });
+        stopped.wait();
+        while rig.cache.step(&mut background, None) {}
+    });
+    let figures = rig.cache.figures();
+    assert!(figures.cleaned_segments > 0);
+    assert_eq!(figures.gave_up, 0);
 }

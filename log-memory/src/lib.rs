@@ -288,6 +288,11 @@ impl LogMemory {
         std::mem::take(&mut *self.victims.lock())
     }
 
+    /// Whether segments are on their way to being free: once readers of earlier moments are done, or what is being sent from them is sent.
+    pub fn has_retired(&self) -> bool {
+        self.segments.has_retired()
+    }
+
     /// Published objects.
     pub fn objects(&self) -> usize {
         self.index.entries()

@@ -148,6 +148,11 @@ impl Segments {
         (pool.free.len() + pool.retired.len()).saturating_sub(self.excess(&pool))
     }
 
+    pub(crate) fn has_retired(&self) -> bool {
+        let pool = self.pool.lock();
+        !pool.retired.is_empty() || !pool.held.is_empty()
+    }
+
     /// Segments in circulation beyond the allowance: they are parked as they come free.
     fn excess(&self, pool: &Pool) -> usize {
         (self.metas.len() - pool.parked.len()).saturating_sub(self.allowed())

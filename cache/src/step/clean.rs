@@ -29,8 +29,11 @@ const TAKEN_WITH_FLASH: usize = 4;
 const DEAD_WEIGHT: usize = 10;
 /// Share of a survivor segment that is given away, in percent: the rest is the unused ends.
 const FILL_PERCENT: usize = 98;
-/// Times that relocation waits for a grace period before it gives an object up.
-const WAITS_MAX: usize = 10_000;
+/// Times that relocation lets others run before it sleeps while it waits for segments to come free, how long it sleeps, and the time that a
+/// pass sleeps at most before it gives objects up: a reader that has lost its core in the middle of a turn gets it back by then.
+const YIELDS_MAX: usize = 1_000;
+const NAP: Duration = Duration::from_micros(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Times that the background thread tries to make a place on flash for a record.
 const SERVICES_MAX: usize = 4;
 /// Longest time that a helper waits for it to do so, and how long between two looks.
@@ -80,8 +83,9 @@ impl Cache {
             self.hold_contest(background, device, &mut census.entries, places);
         }
         let (mut moved, mut retired, mut begin) = (0, 0, 0);
+        let mut patience = PATIENCE;
         for (id, end) in chosen.iter().zip(census.ends) {
-            moved += self.move_survivors(background, &census.entries[begin..end]);
+            moved += self.move_survivors(background, &census.entries[begin..end], &mut patience);
             retired += usize::from(self.memory.retire(*id));
             begin = end;
         }
@@ -229,7 +233,7 @@ impl Cache {
     }
 
     /// Moves what is still published of a segment's entries. Returns the bytes that were moved.
-    fn move_survivors(&self, background: &mut Background, entries: &[Entry]) -> usize {
+    fn move_survivors(&self, background: &mut Background, entries: &[Entry], patience: &mut Duration) -> usize {
         let (mut moved, mut waits) = (0, 0);
         for group in entries.chunks(ENTRIES_AHEAD) {
             let mut survivors = group.iter().filter(|entry| !entry.gone).peekable();
@@ -238,9 +242,13 @@ impl Cache {
                 moved += self.move_while_there_is_room(background, &mut survivors);
                 let Some(entry) = survivors.peek() else { break };
                 // retired segments come free when the readers of this moment are done; no turn of this thread must hold them back
-                if waits < WAITS_MAX {
-                    waits += 1;
+                waits += 1;
+                if waits < YIELDS_MAX {
                     std::thread::yield_now();
+                } else if self.memory.has_retired() && !patience.is_zero() {
+                    let began = Instant::now();
+                    std::thread::sleep(NAP);
+                    *patience = patience.saturating_sub(began.elapsed());
                 } else {
                     self.give_up(background, entry);
                     survivors.next();
@@ -279,6 +287,7 @@ impl Cache {
             && self.hide(&lock, part.owner)
         {
             worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);
+            self.holders.note_gave_up();
         }
     }
 }
