@@ -288,7 +288,7 @@ mod tests {
         let region = Region::map(10 * SEGMENT_BYTES).unwrap();
         let segments = Segments::new(10, SEGMENT_BYTES, Grace::new());
         let mut sealed = VecDeque::new();
-        let mut fill_one = || {
+        let fill_one = || {
             let id = segments.open(0, &region)?;
             segments.seal(id, Box::default());
             Some(id)
