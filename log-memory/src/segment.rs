@@ -148,6 +148,7 @@ impl Segments {
         (pool.free.len() + pool.retired.len()).saturating_sub(self.excess(&pool))
     }
 
+    /// Whether segments are on their way to being free.
     pub(crate) fn has_retired(&self) -> bool {
         let pool = self.pool.lock();
         !pool.retired.is_empty() || !pool.held.is_empty()
@@ -156,12 +157,6 @@ impl Segments {
     /// Segments in circulation beyond the allowance: they are parked as they come free.
     fn excess(&self, pool: &Pool) -> usize {
         (self.metas.len() - pool.parked.len()).saturating_sub(self.allowed())
-    }
-
-    /// Whether a segment that is free should be parked. Not the last ones, whatever the allowance: what survives in the segments that the
-    /// cleaner empties moves through them, and would be lost.
-    fn is_over(&self, pool: &Pool) -> bool {
-        self.excess(pool) > 0 && pool.free.len() > SEGMENTS_SPARE
     }
 
     /// Changes how many segments may be in circulation. Takes effect as segments come free.
@@ -208,8 +203,11 @@ impl Segments {
         self.park(pool, region);
     }
 
+    /// Parks free segments that are over the allowance. Not the last ones: what survives in the segments that the cleaner empties moves
+    /// through them, and would be lost.
     fn park(&self, pool: &mut Pool, region: &Region) {
-        while self.is_over(pool)
+        while self.excess(pool) > 0
+            && pool.free.len() > SEGMENTS_SPARE
             && let Some(id) = pool.free.pop()
         {
             region.discard(self.start(id), self.segment_bytes);

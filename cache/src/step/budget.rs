@@ -47,12 +47,11 @@ impl Paced {
         Paced { budget: Budget::new(window_bytes), terms, stored, hour: 0.0 }
     }
 
-    fn allow(&mut self, secs: u32, stored: u64, flash: &FlashStore) {
+    fn allow(&mut self, secs: u32, stored: u64, flash_bytes: u64, segment_bytes: usize) {
         let fresh = stored.saturating_sub(std::mem::replace(&mut self.stored, stored));
-        let flash_bytes = (flash.segments() * flash.segment_bytes()) as u64;
         let Some(bytes) = self.terms.allows(secs, fresh, flash_bytes) else { return };
         self.hour = self.hour * (1.0 - f64::from(secs) / SECS_AN_HOUR).max(0.0) + bytes;
-        self.budget.allow(bytes, secs, (self.hour * SAVED_PART).max(flash.segment_bytes() as f64));
+        self.budget.allow(bytes, secs, (self.hour * SAVED_PART).max(segment_bytes as f64));
     }
 }
 
@@ -80,7 +79,7 @@ impl Cache {
             let stored = self.totals(tenant.id).get(Count::StoredBytes);
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
             paced.terms = terms;
-            paced.allow(secs, stored, flash);
+            paced.allow(secs, stored, flash_bytes, flash.segment_bytes());
         }
         let terms = self.settings.flash_write_budget;
         if terms.is_limited() {
@@ -88,7 +87,7 @@ impl Cache {
             let stored = if by_bytes { self.totals_of_all().get(Count::StoredBytes) } else { 0 };
             let mut paced = self.paced.lock();
             let paced = paced.get_or_insert_with(|| Box::new(Paced::new(terms, stored, window_bytes)));
-            paced.allow(secs, stored, flash);
+            paced.allow(secs, stored, flash_bytes, flash.segment_bytes());
         }
     }
 
