@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD
-cargo build --release --locked --quiet --bin flashare
+cargo build --release --locked --quiet --bin flashare --bin flashare-trace
 memcached=$(benches/peers/memcached.sh)
 scratch=$(mktemp -d)
 servers=()
@@ -103,3 +103,5 @@ cd "$here"
 
 python3 tests/clients/twemproxy_test.py target/release/flashare "$(command -v nutcracker || echo /usr/sbin/nutcracker)"
 python3 tests/monitoring.py "$memcached" target/release/flashare
+echo "watched and read back as a trace:"
+python3 tests/watch.py "$memcached" target/release/flashare target/release/flashare-trace

@@ -245,6 +245,24 @@ fn health_and_metrics_are_told() {
 }
 
 #[test]
+fn alerts_are_of_metrics_that_exist() {
+    let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/prometheus-alerts.yml");
+    let alerts = std::fs::read_to_string(alerts).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig { server: Server::start(64, &["-m", "16", "--admin", "127.0.0.1:0"]), folder };
+    let metrics = rig.ask("GET", "/metrics", None, "").1;
+    let known: Vec<&str> = metrics.lines().filter_map(|line| line.split([' ', '{']).next()).collect();
+    let named: Vec<&str> = alerts
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("flashare_"))
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        assert!(known.contains(&name), "{name} is no metric");
+    }
+}
+
+#[test]
 fn who_has_no_token_learns_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");

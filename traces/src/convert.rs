@@ -38,6 +38,10 @@ pub struct Convert {
     /// Give a tenant another name; * names all that no other option does. Repeat for more
     #[arg(long = "rename", value_name = "FROM=TO")]
     pub renames: Vec<Rename>,
+    /// The tenant is what a key says before this character, as applications on one memcached tell their keys apart; keys without it
+    /// stay with the tenant of the trace
+    #[arg(long, value_name = "CHAR")]
+    pub prefix_delimiter: Option<char>,
     /// Let time begin at 0
     #[arg(long)]
     pub from_zero: bool,
@@ -69,6 +73,14 @@ impl Convert {
         named(tenant).or_else(|| named("*")).unwrap_or(tenant)
     }
 
+    /// Whether the sample has it.
+    fn keeps(&self, tenant: &str, event: &Event, limit: u64, wire: &mut Vec<u8>) -> bool {
+        if self.sample < 1.0 {
+            wire_key(tenant, event, wire);
+        }
+        self.sample >= 1.0 || key_id(wire) <= limit
+    }
+
     /// Rewrites the trace.
     pub fn run(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.sample) || self.faster <= 0.0 {
@@ -87,24 +99,93 @@ impl Convert {
 
     fn rewrite(&self, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
         let limit = (self.sample * u64::MAX as f64) as u64;
-        let (mut key, mut event, mut first) = (Vec::new(), Event::default(), None);
+        let (mut key, mut wire, mut event, mut first) = (Vec::new(), Vec::new(), Event::default(), None);
         while reader.read(&mut event)? {
-            let tenant = &reader.tenants()[event.tenant as usize];
+            let prefix = self.prefix_delimiter.and_then(|delimiter| split_prefix(delimiter, &event.key));
+            let (tenant, own) = prefix.unwrap_or((&reader.tenants()[event.tenant as usize], &event.key));
             let begin = *first.get_or_insert(event.time);
             let in_time = event.time >= self.after && self.before.is_none_or(|before| event.time <= before);
-            if !in_time || !(self.tenants.is_empty() || self.tenants.contains(tenant)) {
+            if !in_time || !(self.tenants.is_empty() || self.tenants.iter().any(|wanted| wanted == tenant)) {
                 continue;
             }
-            if self.sample < 1.0 {
-                wire_key(tenant, &event, &mut key);
-                if key_id(&key) > limit {
-                    continue;
-                }
+            // the reader's event stays as it is: the next may be the same again
+            key.clear();
+            key.extend_from_slice(own);
+            let time = (event.time - if self.from_zero { begin } else { 0.0 }) / self.faster;
+            let told = Event { time, key: std::mem::take(&mut key), ..event };
+            if self.keeps(tenant, &told, limit, &mut wire) {
+                let name = self.name(tenant);
+                writer.write(name, &told).with_context(|| format!("writing {}", self.to.display()))?;
             }
-            event.time = (event.time - if self.from_zero { begin } else { 0.0 }) / self.faster;
-            let name = self.name(tenant);
-            writer.write(name, &event).with_context(|| format!("writing {}", self.to.display()))?;
+            key = told.key;
         }
         Ok(())
+    }
+}
+
+/// What a key says before the delimiter, and what behind it. None if it has no such prefix, or one that cannot name a tenant.
+fn split_prefix(delimiter: char, key: &[u8]) -> Option<(&str, &[u8])> {
+    let mut bytes = [0; 4];
+    let delimiter = delimiter.encode_utf8(&mut bytes).as_bytes();
+    let at = memchr::memmem::find(key, delimiter)?;
+    let (prefix, own) = (&key[..at], &key[at + delimiter.len()..]);
+    let is_name = !prefix.is_empty() && prefix.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
+    std::str::from_utf8(prefix).ok().filter(|_| is_name && !own.is_empty()).map(|prefix| (prefix, own))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Call {
+        #[command(flatten)]
+        convert: Convert,
+    }
+
+    /// What becomes of a trace of our own format under these flags.
+    fn converted(trace: &str, flags: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from.csv"), folder.path().join("to.csv"));
+        std::fs::write(&from, trace).unwrap();
+        let paths = [from.to_str().unwrap(), to.to_str().unwrap()];
+        Call::parse_from(["convert"].iter().chain(&paths).chain(flags)).convert.run().unwrap();
+        std::fs::read_to_string(to).unwrap()
+    }
+
+    #[test]
+    fn a_prefix_names_the_tenant() {
+        let trace = "1.000,shop:7:x,40,5,all,get,0\n2.000,plain,5,5,all,set,9\n3.000,:x,2,5,all,get,0\n4.000,feed:,5,5,all,get,0\n";
+        let by_prefix =
+            "1.000,7:x,40,5,shop,get,0\n2.000,plain,5,5,all,set,9\n3.000,:x,2,5,all,get,0\n4.000,feed:,5,5,all,get,0\n";
+        assert_eq!(converted(trace, &["--prefix-delimiter", ":"]), by_prefix);
+        assert_eq!(converted(trace, &["--prefix-delimiter", ":", "--tenant", "shop"]), "1.000,7:x,40,5,shop,get,0\n");
+        let renamed = "1.000,7:x,40,5,web,get,0\n";
+        assert_eq!(converted(trace, &["--prefix-delimiter", ":", "--rename", "shop=web", "--before", "1.5"]), renamed);
+        assert_eq!(converted(trace, &[]), trace);
+    }
+
+    #[test]
+    fn what_a_line_says_twice_is_rewritten_twice() {
+        let trace = "op_time,key,key_size,op,op_count,size,ttl\n10,a:b,3,GET,1,5,0\n14,a:b,3,GET,3,5,0\n";
+        let twice = "0.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n";
+        assert_eq!(converted(trace, &["--from-zero", "--faster", "2", "--prefix-delimiter", ":"]), twice);
+    }
+
+    #[test]
+    fn times_and_keys_are_cut() {
+        let trace: String = (0..1_000).map(|n| format!("{n}.5,k{},3,4,t,get,0\n", n % 100)).collect();
+        let cut = converted(&trace, &["--after", "100", "--before", "199.5", "--from-zero", "--faster", "2"]);
+        assert_eq!(cut.lines().count(), 100);
+        assert_eq!(
+            (cut.lines().next(), cut.lines().last()),
+            (Some("50.000,k0,3,4,t,get,0"), Some("99.500,k99,3,4,t,get,0"))
+        );
+        // a sample has all requests of a key or none
+        let sample = converted(&trace, &["--sample", "0.3"]);
+        let keys: std::collections::HashSet<&str> = sample.lines().filter_map(|line| line.split(',').nth(1)).collect();
+        assert!((15..50).contains(&keys.len()) && sample.lines().count() == keys.len() * 10, "{}", keys.len());
     }
 }

@@ -5,6 +5,7 @@ mod binary;
 mod csv;
 mod field;
 mod spread;
+mod watch;
 mod write;
 
 use std::fs::File;
@@ -16,6 +17,7 @@ use clap::ValueEnum;
 
 use crate::event::Event;
 use spread::{Columns, Pending};
+use watch::Watch;
 
 pub use write::Writer;
 
@@ -56,6 +58,8 @@ pub enum Format {
     IbmCos,
     /// Mooncake: JSON lines of prompts, a get for each of their blocks
     Mooncake,
+    /// Lines of memcached's `watch fetchers mutations deletions`
+    Watch,
     /// Big-endian 64-bit keys
     U64be,
 }
@@ -118,6 +122,7 @@ pub struct Reader {
     bad: u64,
     columns: Columns,
     pending: Pending,
+    watch: Watch,
     tenants: Tenants,
 }
 
@@ -153,6 +158,7 @@ impl Reader {
             bad: 0,
             columns: Columns::default(),
             pending: Pending::None,
+            watch: Watch::default(),
             tenants: Tenants::default(),
         })
     }
@@ -178,7 +184,7 @@ impl Reader {
     /// A bad line under `strict`, too many bad lines, an archive that is cut off. What was read before is sound.
     pub fn read(&mut self, event: &mut Event) -> Result<bool> {
         loop {
-            if self.pending.next(event) {
+            if self.pending.next(event) || self.watch.next(&mut self.tenants, event, &mut self.pending) {
                 return Ok(true);
             }
             let parsed = match self.format.record_bytes() {
@@ -186,6 +192,7 @@ impl Reader {
                 None => self.read_line(event)?,
             };
             match parsed {
+                Parsed::End if self.watch.finish() => {}
                 Parsed::End => return self.end().map(|()| false),
                 Parsed::Nothing => {}
                 Parsed::One => return Ok(true),
@@ -223,6 +230,7 @@ impl Reader {
         }
         let parsed = match self.format {
             Format::Csv => csv::parse(line, &mut self.tenants, event),
+            Format::Watch => self.watch.take(line).map(|()| Parsed::Nothing),
             _ => spread::parse(
                 self.format,
                 line,
@@ -255,6 +263,19 @@ impl Reader {
     }
 
     fn end(&self) -> Result<()> {
+        let Watch { unfilled, skipped, .. } = self.watch;
+        if skipped > 0 {
+            eprintln!(
+                "flashare-trace: {}: the server left out {skipped} lines, since its watcher did not keep up: the trace has holes",
+                self.path.display()
+            );
+        }
+        if unfilled > 0 {
+            eprintln!(
+                "flashare-trace: {}: left out: {unfilled} reads of keys that nobody stored after they missed",
+                self.path.display()
+            );
+        }
         if self.bad * BAD_LINES_ONE_IN > self.number {
             bail!(
                 "{}: {} of {} lines are bad, more than one in {BAD_LINES_ONE_IN}; is --format right?",

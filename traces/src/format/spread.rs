@@ -111,7 +111,7 @@ fn number_key(event: &mut Event, id: u64) {
     event.key_size = event.key.len() as u32;
 }
 
-fn set_key(event: &mut Event, key: &[u8]) {
+pub(super) fn set_key(event: &mut Event, key: &[u8]) {
     event.key.clear();
     event.key.extend_from_slice(key);
     event.key_size = key.len() as u32;
@@ -321,6 +321,9 @@ fn ibm_cos(line: &[u8], event: &mut Event) -> Result<Parsed> {
 /// Tells a format by its first two lines.
 pub(super) fn detect(first: &[u8], second: &[u8]) -> Option<Format> {
     let has = |name: &[u8]| first.split(|byte| *byte == b',').any(|column| column.trim_ascii() == name);
+    if [first, second].iter().any(|line| line.starts_with(b"ts=") && memchr::memmem::find(line, b" type=").is_some()) {
+        return Some(Format::Watch);
+    }
     if first.starts_with(b"{") && memchr::memmem::find(first, b"hash_ids").is_some() {
         return Some(Format::Mooncake);
     }

@@ -167,6 +167,35 @@ fn formats_of_others_are_read() {
         read("vscsi", &vscsi),
         (Format::Vscsi, vec!["trace get 50 2 512 0".into(), "trace set 51 2 512 0".into()])
     );
+    let watch = "OK\r\n\
+        ts=100.5 gid=1 type=item_get key=shop%3A1 status=not_found clsid=0 cfd=9 size=0\r\n\
+        ts=100.7 gid=2 type=item_get key=shop%3A1 status=not_found clsid=0 cfd=8 size=0\r\n\
+        ts=100.899999 gid=3 type=item_get key=shop%3A1 status=not_found clsid=0 cfd=9 size=0\r\n\
+        ts=100.900000 gid=4 type=item_store key=shop%3A1 status=stored cmd=set ttl=60 clsid=3 cfd=9 size=21\r\n\
+        ts=101.0 gid=5 type=eviction key=old fetch=no ttl=-1 la=3 clsid=1 size=5\r\n\
+        skipped=12\r\n\
+        ts=101.1 gid=6 type=item_get key=shop%3A1 status=found clsid=3 cfd=9 size=21\r\n\
+        ts=101.2 gid=7 type=item_get key=shop%3A1 status=found clsid=3 cfd=9 size=21\r\n\
+        ts=101.3 gid=8 type=item_get key=shop%3A2 status=found clsid=3 cfd=8 size=5\r\n\
+        ts=101.4 gid=9 type=item_store key=shop%3A1 status=stored cmd=cas ttl=0 clsid=3 cfd=9 size=22\r\n\
+        ts=101.5 gid=10 type=item_get key=b status=found clsid=3 cfd=9 size=22\r\n\
+        ts=101.6 gid=11 type=item_store key=b status=not_stored cmd=add ttl=0 clsid=3 cfd=9 size=2\r\n\
+        ts=101.7 gid=12 type=item_get key=never status=not_found clsid=0 cfd=9 size=0\r\n\
+        ts=111.8 gid=13 type=item_store key=never status=stored cmd=set ttl=0 clsid=1 cfd=9 size=7\r\n\
+        ts=111.9 gid=14 type=item_get key=a%20b status=found clsid=1 cfd=9 size=7\r\n\
+        ts=112.0 gid=15 type=deleted key=a%20b cmd=delete clsid=1 size=7\r\n\
+        ts=112.1 gid=16 type=item_get key=shop%3A2 status=found clsid=3 cfd=8 size=5\r\n";
+    let expected = [
+        "get shop:1 6 21 60",
+        "get shop:1 6 21 60",
+        "get shop:1 6 21 0",
+        "get shop:2 6 5 0",
+        "cas shop:1 6 22 0",
+        "set never 5 7 0",
+        "delete a%20b 5 7 0",
+        "get shop:2 6 5 0",
+    ];
+    assert_eq!(read("watch", watch.as_bytes()), (Format::Watch, expected.map(|line| format!("trace {line}")).to_vec()));
     let twitter = "0,q:q:1:8WTfjZU14ee,17,213,4,get,0\n0,a,b,3,1,5,cas,9\n";
     assert_eq!(
         read("twitter", twitter.as_bytes()),
@@ -258,4 +287,36 @@ fn the_shared_originals_are_read() {
         assert_eq!(found, format, "{name}");
         assert!(!events.is_empty() && (requests == 0 || events.len() == requests), "{name}: {}", events.len());
     }
+}
+
+#[test]
+fn a_watched_server_says_what_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("watch.log");
+    let line = |at: &str, rest: &str| format!("ts={at} gid=1 type=item_{rest} clsid=1 cfd=9 size=7\n");
+    let miss =
+        |at: &str, key: &str| format!("ts={at} gid=1 type=item_get key={key} status=not_found clsid=0 cfd=8 size=0\n");
+    let text = [
+        miss("5.999999", "a"),
+        miss("6.1", "b"),
+        miss("6.2", "b"),
+        // filled, and missed anew: the first miss is no reason to give the second up
+        line("7.0", "store key=a status=stored cmd=set ttl=0"),
+        miss("15.0", "a"),
+        "skipped=4\nskipped=6\n".to_owned(),
+        line("17.0", "store key=a status=stored cmd=add ttl=0"),
+        // microseconds are written without leading zeros
+        line("17.25", "store key=b status=stored cmd=set ttl=0"),
+        miss("18.0", "c"),
+        "ts=19.0 gid=5 type=item_store key=%4 status=stored cmd=set ttl=0 clsid=1 cfd=9 size=1\n".to_owned(),
+    ];
+    std::fs::write(&path, text.concat()).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    let (mut event, mut all) = (Event::default(), Vec::new());
+    while reader.read(&mut event).is_ok_and(|more| more) {
+        all.push((event.time, String::from_utf8(event.key.clone()).unwrap(), event.op));
+    }
+    let expected = [(7.0, "a", Op::Get), (17.0, "a", Op::Get), (17.000_025, "b", Op::Set)];
+    assert_eq!(all, expected.map(|(time, key, op)| (time, key.to_owned(), op)));
+    assert_eq!((reader.bad_lines(), reader.watch.skipped, reader.watch.unfilled), (1, 10, 3));
 }
