@@ -12,15 +12,18 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod clock;
 mod config;
 mod content;
 mod counters;
 mod evicted;
+mod history;
 mod hot;
 mod intent;
 mod listing;
 mod memory;
+mod publish;
 mod read;
 mod restart;
 mod step;
@@ -35,6 +38,7 @@ use parking_lot::{Mutex, RwLock};
 use predictor::{History, Kernel, Model, Observation, Plain, Quality, Sampler};
 use tenants::{LiveCurve, Memories, Registry};
 
+pub use change::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 use clock::Clock;
 pub use config::{CacheSettings, FlashSettings, IDLE_SECS, MEMORY_BYTES_MIN, SettingsError};
 use counters::Counters;
@@ -58,7 +62,6 @@ pub use tenants::{
     ARBITERS, Aim, Arbiter, Claim, DEFAULT_TENANT, Demand, IdMap, Limits, Meter, Numbering, Point, RANKS, Rank,
     Recognition, RegistryError, Released, ReuseDistances, Revised, Seen as SeenKey, TenantSpec, Terms, WriteBudget,
 };
-pub use write::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 
 /// Horizon of a label before any flash segment has been recycled, in ticks for each part that flash is of DRAM: what objects
 /// stay when a quarter of what leaves DRAM is admitted.

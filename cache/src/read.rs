@@ -4,9 +4,9 @@ use flash_store::{FlashStore, Page, Place, Record};
 use log_memory::{Object, Pinned, Sighting};
 use tenants::Arbiter;
 
+use crate::change::Needs;
 use crate::counters::Count;
 use crate::intent::{Completed, FlashObject, FlashRead};
-use crate::write::Needs;
 use crate::{Cache, Hands, Turn};
 
 /// What a lookup found.

@@ -1,14 +1,19 @@
 //! Flags and file to one checked [`Config`]; nothing is validated again after it.
 
-use std::path::{Path, PathBuf};
+mod amounts;
+mod tenants_file;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cache::{
-    Admission, Arbiter, CacheSettings, FlashSettings, Limits, Rank, Recognition, SyncPolicy, TenantSpec, Terms,
-    WriteBudget,
-};
-use serde::Deserialize;
+use cache::{Admission, CacheSettings, FlashSettings, SyncPolicy};
+
+#[cfg(test)]
+pub(crate) use amounts::parse_write_budget;
+pub use amounts::{parse_size, write_budget};
+pub(crate) use tenants_file::{TenantTable, check_name};
+pub use tenants_file::{TenantsFile, parse_tenants, read_tenants};
 
 use crate::admin::AdminConfig;
 use crate::driver::Driver;
@@ -153,223 +158,6 @@ pub struct Config {
     pub flash: Vec<FlashPath>,
     /// Settings of the cache.
     pub cache: CacheSettings,
-}
-
-/// Parses `64` (MiB, as memcached's -m), `64m`, `16MiB`, `1GiB`, `500kB`.
-pub fn parse_size(text: &str, plain_unit: u64) -> Result<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits]
-        .parse()
-        .ok()
-        .with_context(|| format!("'{text}' is no size: write a number with a unit, such as 16MiB or 1GiB"))?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" => plain_unit,
-        "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        unit => bail!("'{unit}' is no unit of size: take KiB, MiB, GiB or TiB"),
-    };
-    Ok((number * unit as f64) as u64)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    arbiter: Option<ArbiterName>,
-    #[serde(default)]
-    tenant: Vec<TenantTable>,
-}
-
-/// A tenant as the file and the admin socket state it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TenantTable {
-    pub(crate) name: Option<String>,
-    prefix: Option<String>,
-    port: Option<u16>,
-    user: Option<String>,
-    reserved: Option<Size>,
-    rank: Option<RankName>,
-    weight: Option<f32>,
-    goal_hit_ratio: Option<f32>,
-    flash_reserved: Option<Size>,
-    flash_write_budget: Option<Budget>,
-    max_requests: Option<u32>,
-    max_bandwidth: Option<Size>,
-    max_connections: Option<u32>,
-    max_item_size: Option<Size>,
-}
-
-impl TenantTable {
-    /// How requests of this tenant are told; None if that is not stated.
-    ///
-    /// # Errors
-    /// More than one way is stated, or one that says nothing.
-    pub(crate) fn recognition(&self, name: &str) -> Result<Option<Recognition>> {
-        match (&self.prefix, self.port, &self.user) {
-            (Some(prefix), None, None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
-            (Some(prefix), None, None) => Ok(Some(Recognition::Prefix(prefix.clone()))),
-            (None, Some(0), None) => bail!("tenant '{name}': port 0 is none"),
-            (None, Some(port), None) => Ok(Some(Recognition::Port(port))),
-            (None, None, Some(user)) => Ok(Some(Recognition::User(user.clone()))),
-            (None, None, None) => Ok(None),
-            _ => bail!("tenant '{name}': state one of prefix, port and user"),
-        }
-    }
-
-    /// The terms, where what is not stated is as in `else`.
-    pub(crate) fn terms(&self, or: &Terms) -> Terms {
-        let limits = or.limits;
-        let bytes = |size: &Option<Size>, or: u64| size.as_ref().map_or(or, |size| size.0);
-        Terms {
-            reserved_bytes: bytes(&self.reserved, or.reserved_bytes as u64) as i64,
-            rank: self.rank.as_ref().map_or(or.rank, |rank| rank.0),
-            weight: self.weight.unwrap_or(or.weight),
-            goal_hit_ratio: self.goal_hit_ratio.unwrap_or(or.goal_hit_ratio),
-            flash_reserved_bytes: bytes(&self.flash_reserved, or.flash_reserved_bytes),
-            flash_write_budget: self.flash_write_budget.as_ref().map_or(or.flash_write_budget, |budget| budget.0),
-            limits: Limits {
-                requests: self.max_requests.unwrap_or(limits.requests),
-                bandwidth: bytes(&self.max_bandwidth, limits.bandwidth),
-                connections: self.max_connections.unwrap_or(limits.connections),
-                item_bytes: bytes(&self.max_item_size, limits.item_bytes.into()).min(u64::from(u32::MAX)) as u32,
-            },
-        }
-    }
-}
-
-/// Whether a tenant may have this name: it stands in stats keys and in paths.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == ':' || c == '/') {
-        bail!("tenant '{name}': a name is not empty and has no spaces, colons or slashes");
-    }
-    Ok(())
-}
-
-struct Budget(WriteBudget);
-
-impl<'de> Deserialize<'de> for Budget {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Budget, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_write_budget(&text).map(Budget).map_err(serde::de::Error::custom)
-    }
-}
-
-/// Bytes written to flash for each byte stored that the predictor may spend where nothing else is said: what Flashield promises.
-const BUDGET_USUAL: WriteBudget = WriteBudget::Amplification(0.5);
-
-/// The budget for flash writes that goes with a rule: as stated, or the usual one for a predictor that has no threshold to go by.
-pub fn write_budget(rule: Admission, threshold: Option<f32>, stated: Option<&str>) -> Result<WriteBudget> {
-    match stated {
-        Some(text) => parse_write_budget(text).context("--flash-write-budget"),
-        None if rule == Admission::Svm && threshold.is_none() => Ok(BUDGET_USUAL),
-        None => Ok(WriteBudget::Unlimited),
-    }
-}
-
-/// Parses a budget for flash writes: `200GB/day`, `0.5dwpd` (drive writes a day), `0.3x` (bytes for each byte stored), `none`.
-pub(crate) fn parse_write_budget(text: &str) -> Result<WriteBudget> {
-    let number = |digits: &str| {
-        let number = digits.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-        number
-            .with_context(|| format!("'{text}' is no budget: write a number before its unit, such as 0.5dwpd or 0.3x"))
-    };
-    match text
-        .strip_suffix("dwpd")
-        .map(|digits| (digits, true))
-        .or(text.strip_suffix('x').map(|digits| (digits, false)))
-    {
-        Some((digits, true)) => number(digits).map(WriteBudget::DriveWrites),
-        Some((digits, false)) => number(digits).map(WriteBudget::Amplification),
-        None if text == "none" => Ok(WriteBudget::Unlimited),
-        None if !text.contains('/') => {
-            bail!(
-                "'{text}' is no budget: write bytes for a time (200GB/day), drive writes a day (0.5dwpd), or bytes for each byte stored (0.3x)"
-            )
-        }
-        None => parse_rate(text).map(WriteBudget::Rate),
-    }
-}
-
-/// Parses `200GB/day`, `10MiB/s`: bytes a second.
-fn parse_rate(text: &str) -> Result<u64> {
-    let (size, time) = text.split_once('/').unwrap_or((text, "s"));
-    let secs = match time.trim() {
-        "s" | "sec" | "second" => 1,
-        "min" | "minute" => 60,
-        "h" | "hour" => 60 * 60,
-        "d" | "day" => 24 * 60 * 60,
-        _ => bail!("'{text}' is no budget: write bytes for a time, such as 200GB/day or 5MiB/s"),
-    };
-    Ok((parse_size(size.trim(), 1)? / secs).max(u64::from(size.trim() != "0")))
-}
-
-/// A size in the file.
-#[derive(Default)]
-struct Size(u64);
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_size(&text, 1).map(Size).map_err(serde::de::Error::custom)
-    }
-}
-
-struct ArbiterName(Arbiter);
-
-impl<'de> Deserialize<'de> for ArbiterName {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ArbiterName, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(ArbiterName).map_err(serde::de::Error::custom)
-    }
-}
-
-#[derive(Default)]
-struct RankName(Rank);
-
-impl<'de> Deserialize<'de> for RankName {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<RankName, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(RankName).map_err(serde::de::Error::custom)
-    }
-}
-
-/// What a configuration file says.
-#[derive(Clone, Debug, Default)]
-pub struct TenantsFile {
-    /// Who moves memory between tenants, if it says so.
-    pub arbiter: Option<Arbiter>,
-    /// The tenants.
-    pub tenants: Vec<TenantSpec>,
-}
-
-/// Reads tenants from the text of a configuration file. Errors name line and key.
-pub fn parse_tenants(text: &str) -> Result<TenantsFile> {
-    let file: File = toml::from_str(text)?;
-    let read = |table: TenantTable| {
-        let name = table.name.clone().context("a tenant has no name")?;
-        check_name(&name)?;
-        let recognised = match table.recognition(&name)? {
-            Some(recognised) => recognised,
-            None if name == cache::DEFAULT_TENANT => Recognition::Rest,
-            None => bail!("tenant '{name}': state how it is recognised, by prefix, by port or by user"),
-        };
-        Ok(TenantSpec { terms: table.terms(&Terms::default()), name, recognised })
-    };
-    let tenants = file.tenant.into_iter().map(read).collect::<Result<_>>()?;
-    Ok(TenantsFile { arbiter: file.arbiter.map(|arbiter| arbiter.0), tenants })
-}
-
-/// Reads tenants from a file.
-pub fn read_tenants(path: &Path) -> Result<TenantsFile> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("configuration {}", path.display()))?;
-    parse_tenants(&text).with_context(|| format!("configuration {}", path.display()))
 }
 
 /// The flash settings of so much flash beside so much memory: the index takes at most a sixth of it unless its mean object
@@ -641,26 +429,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_operators_write_them() {
-        let size = |text: &str| parse_size(text, 1 << 20).unwrap();
-        assert_eq!((size("64"), size("16MiB"), size("1GiB"), size("1g")), (64 << 20, 16 << 20, 1 << 30, 1 << 30));
-        assert_eq!((size("500kB"), size("1.5m")), (500_000, 3 << 19));
-        assert!(parse_size("x", 1).is_err() && parse_size("5 parsecs", 1).is_err());
-    }
-
-    #[test]
-    fn write_budgets_read_as_operators_write_them() {
-        let read = |text: &str| parse_write_budget(text).unwrap();
-        assert_eq!(read("5MiB/s"), WriteBudget::Rate(5 << 20));
-        assert_eq!(read("86400MB/day"), WriteBudget::Rate(1_000_000));
-        assert_eq!((read("0.5dwpd"), read("0.3x")), (WriteBudget::DriveWrites(0.5), WriteBudget::Amplification(0.3)));
-        assert_eq!(read("none"), WriteBudget::Unlimited);
-        for bad in ["", "x", "-1x", "200GB", "1GB/fortnight", "dwpd", "infx"] {
-            assert!(parse_write_budget(bad).unwrap_err().to_string().contains("write "), "{bad}");
-        }
-    }
-
-    #[test]
     fn addresses_read_as_in_memcached() {
         let read = |text: &str| listen_at(&[text.to_owned()], Dialect::Auto).unwrap();
         let at = |host: &str, port| ListenAt {
@@ -677,16 +445,5 @@ mod tests {
         assert_eq!(read("notls:h:1"), [ListenAt { security: Security::Clear, ..at("h", Some(1)) }]);
         assert_eq!(read("mtls:tag_x_:h:1"), [ListenAt { security: Security::Mutual, ..at("h", Some(1)) }]);
         assert!(listen_at(&["h:x".to_owned()], Dialect::Auto).is_err());
-    }
-
-    #[test]
-    fn a_malformed_file_names_line_and_key() {
-        let error = |text: &str| format!("{:#}", parse_tenants(text).unwrap_err());
-        let unknown = error("[[tenant]]\nname = \"a\"\nprefix = \"a:\"\nreservd = \"1MiB\"\n");
-        assert!(unknown.contains("line 4") && unknown.contains("reservd"), "{unknown}");
-        let size = error("[[tenant]]\nname = \"a\"\nprefix = \"a:\"\nreserved = \"lots\"\n");
-        assert!(size.contains("line 4") && size.contains("lots"), "{size}");
-        assert!(error("[[tenant]]\nname = \"a\"\n").contains("by prefix, by port or by user"));
-        assert!(error("[[tenant]]\nname = \"a\"\nprefix=\"a\"\nrank=\"best\"").contains("density"));
     }
 }
