@@ -108,6 +108,7 @@ impl Replies {
         }
     }
 
+    #[inline]
     fn out(&mut self) -> &mut Vec<u8> {
         if self.behind.is_empty() {
             return self.output.ready();
@@ -122,6 +123,7 @@ impl Replies {
     }
 
     /// Bytes that wait to be sent.
+    #[inline]
     pub(super) fn bytes(&self) -> usize {
         let behind = self.behind.iter().map(|chunk| if let Chunk::Ready(bytes) = chunk { bytes.len() } else { 0 });
         self.output.unsent() + behind.sum::<usize>()
@@ -220,12 +222,14 @@ impl Connection {
     }
 
     /// Where replies are spelled: behind everything that was answered before.
+    #[inline]
     pub(crate) fn out(&mut self) -> &mut Vec<u8> {
         self.replies.out()
     }
 
     /// Spells a value of DRAM: `head` goes before it, and `tail` behind it. Large ones are lent rather than copied. False if there is no
     /// memory for a copy: nothing is spelled then.
+    #[inline]
     pub(crate) fn spell_object(
         &mut self,
         cache: &Cache,
@@ -262,11 +266,13 @@ impl Connection {
     }
 
     /// Whether another value may be put into the output.
+    #[inline]
     pub(crate) fn has_room_for_output(&self) -> bool {
         self.replies.bytes() < OUTPUT_BYTES_HIGH && self.replies.reads < READS_MAX
     }
 
     /// Asks for memory for `bytes` more of output. False: memory is short, try again later.
+    #[inline]
     pub(crate) fn hold_output(&mut self, cache: &Cache, bytes: usize) -> bool {
         let total = self.replies.bytes() + self.replies.read_bytes + bytes;
         total <= FREE_BYTES || hold(cache, &mut self.replies.held, total - FREE_BYTES / 2)
