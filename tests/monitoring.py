@@ -7,11 +7,11 @@ prometheus memcached_exporter, telegraf, collectd and memcached-tool read by nam
 
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import tempfile
-import time
+
+from loopback import connect, free_port
 
 # What the prometheus exporter turns into metrics, by command; telegraf and collectd read a part of the first.
 EXPORTER = {
@@ -32,15 +32,6 @@ EXPORTER = {
         incr_hits decr_hits cas_hits cas_badval touch_hits active_slabs total_malloced""",
 }
 WORK = b"set a 0 0 1\r\n1\r\n" + b"get a b\r\nincr a 1\r\ndecr a 1\r\ntouch a 100\r\n" + b"set big 0 0 2000\r\n" + b"x" * 2000 + b"\r\ndelete big\r\n"
-
-
-def connect(port):
-    for _ in range(100):
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=10)
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-    sys.exit(f"nothing listens on port {port}")
 
 
 def ask(port, command):
@@ -66,9 +57,7 @@ def main():
         try:
             ports = []
             for binary in (memcached, flashare):
-                with socket.socket() as free:
-                    free.bind(("127.0.0.1", 0))
-                    ports.append(free.getsockname()[1])
+                ports.append(free_port())
                 command = [binary, "-u", "root", "-l", "127.0.0.1", "-p", str(ports[-1]), "-o", f"ext_path={scratch}/{len(ports)}:64m"]
                 servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             for port in ports:

@@ -7,30 +7,16 @@ usage: tests/watch.py MEMCACHED FLASHARE FLASHARE-TRACE     the three binaries; 
 import json
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
+from loopback import connect, free_port
+
 REQUESTS = 150_000
 MEMORY = 8
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def connect(port):
-    for _ in range(100):
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=30)
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-    sys.exit(f"nothing listens on port {port}")
 
 
 def record(watcher, path):
