@@ -181,7 +181,7 @@ fn formats_of_others_are_read() {
         ts=101.5 gid=10 type=item_get key=b status=found clsid=3 cfd=9 size=22\r\n\
         ts=101.6 gid=11 type=item_store key=b status=not_stored cmd=add ttl=0 clsid=3 cfd=9 size=2\r\n\
         ts=101.7 gid=12 type=item_get key=never status=not_found clsid=0 cfd=9 size=0\r\n\
-        ts=111.8 gid=13 type=item_store key=never status=stored cmd=set ttl=0 clsid=1 cfd=9 size=7\r\n\
+        ts=111.8 gid=13 type=item_store key=never status=stored cmd=set ttl=4294967290 clsid=1 cfd=9 size=7\r\n\
         ts=111.9 gid=14 type=item_get key=a%20b status=found clsid=1 cfd=9 size=7\r\n\
         ts=112.0 gid=15 type=deleted key=a%20b cmd=delete clsid=1 size=7\r\n\
         ts=112.1 gid=16 type=item_get key=shop%3A2 status=found clsid=3 cfd=8 size=5\r\n";
@@ -191,7 +191,7 @@ fn formats_of_others_are_read() {
         "get shop:1 6 21 0",
         "get shop:2 6 5 0",
         "cas shop:1 6 22 0",
-        "set never 5 7 0",
+        "set never 5 7 1",
         "delete a%20b 5 7 0",
         "get shop:2 6 5 0",
     ];

@@ -22,6 +22,9 @@ const LOOKUP_SECS: f64 = 0.2;
 /// `deleted` does not say on which connection: its look at the key is among so many lines before.
 const LOOKUP_LINES: usize = 64;
 
+/// Longest time to live, in seconds.
+const TTL_MAX: u64 = i32::MAX as u64;
+
 /// What a line tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -79,7 +82,8 @@ impl Told {
                 b"cmd" => cmd = value,
                 b"cfd" => connection = field::count(value, "cfd")?,
                 b"size" => size = field::bytes(value, "size")?,
-                b"ttl" => ttl = field::whole(value).unwrap_or(0).min(u64::from(u32::MAX)) as u32,
+                // what has expired already has a negative one, which is written as a large one
+                b"ttl" => ttl = field::whole(value).map_or(0, |secs| if secs > TTL_MAX { 1 } else { secs as u32 }),
                 _ => {}
             }
         }
