@@ -76,6 +76,7 @@ fn after_a_crash_nothing_is_believed() {
     let crashed = folder.path().join("crashed");
     std::fs::copy(&flash, &crashed).unwrap();
     std::fs::write(folder.path().join("crashed.index"), &kept).unwrap();
+    std::fs::copy(folder.path().join("flash.tenants"), folder.path().join("crashed.tenants")).unwrap();
     running.stop();
     let (running, mut client) = begin(&crashed, &[]);
     assert_eq!(count(&mut client, 5_000), 0);
