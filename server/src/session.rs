@@ -438,7 +438,7 @@ impl Connection {
 
     /// Nothing more is served: what came was no TLS, or the like.
     pub(crate) fn close(&mut self) {
-        (self.closing, self.hopeless) = (true, true);
+        self.give_up();
     }
 
     /// Whether nothing that has come is left to serve.

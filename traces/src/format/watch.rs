@@ -40,7 +40,6 @@ enum What {
 struct Told {
     at: f64,
     what: What,
-    /// As the line spells it.
     key: Box<[u8]>,
     connection: u64,
     size: u32,
@@ -101,9 +100,8 @@ impl Told {
             b"deleted" => What::Deleted,
             _ => return Ok(None),
         };
-        let key = field::key(key.context("column key is missing")?, "key")?;
-        spelled(key)?;
-        Ok(Some(Told { at, what, key: key.into(), connection, size, ttl }))
+        let key = spelled(field::key(key.context("column key is missing")?, "key")?)?.into();
+        Ok(Some(Told { at, what, key, connection, size, ttl }))
     }
 }
 
@@ -184,7 +182,7 @@ impl Watch {
         event.time = told.at;
         event.tenant = tenants.number(ONLY_TENANT);
         (event.op, event.value_size, event.ttl) = (op, told.size, told.ttl);
-        set_key(event, &spelled(&told.key).unwrap_or_else(|_| told.key.to_vec()));
+        set_key(event, &told.key);
         if matches!(op, Op::Get | Op::Set | Op::Add)
             && let Some((_, reads)) = self.missed.remove(&told.key)
         {
