@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cache::{
-    Admission, Arbiter, Background, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Storing, TenantSpec, Terms,
-    Worker,
+    Admission, Arbiter, Background, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Stored, Storing, TenantSpec,
+    Terms, Worker,
 };
 use common::{Dice, Rig, tiny};
 
@@ -158,6 +158,29 @@ fn a_key_lives_in_one_place() {
     let in_both = whereabouts.iter().filter(|place| place.0 && place.1).count();
     assert!(in_dram > 300 && on_flash > 300, "{in_dram} {on_flash}");
     assert!(in_both < 45, "{in_both} keys in both tiers: more than tags shared by chance explain");
+}
+
+/// A key that expired in DRAM while flash holds another of its tag: what a conditional store has read decides it, though something is published.
+#[test]
+fn an_expired_key_is_stored_though_flash_has_a_neighbour() {
+    let rig = Rig::new(CacheSettings { admission: Admission::All, ..tiny(true) });
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(5));
+    let key = |n: u64| format!("k{n}").into_bytes();
+    for n in 0..40_000u64 {
+        let key = key(dice.roll(9_000));
+        rig.store(&mut worker, || rig.step(&mut background), 0, &key, Mode::Set, 2_000, &[n as u8; 300]);
+        if rig.cache.wants_cleaning() {
+            rig.step(&mut background);
+        }
+    }
+    let neighboured: Vec<u64> =
+        (0..9_000).filter(|n| rig.cache.turn(&mut worker).whereabouts(0, &key(*n)) == (true, true)).collect();
+    assert!(!neighboured.is_empty(), "no two keys share a tag: this test sees nothing");
+    rig.cache.advance(2_001);
+    for n in neighboured {
+        let stored = rig.store(&mut worker, || rig.step(&mut background), 0, &key(n), Mode::Add, 0, b"anew");
+        assert!(matches!(stored, Stored::Yes(_)), "k{n}: {stored:?}");
+    }
 }
 
 #[test]
