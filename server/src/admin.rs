@@ -24,6 +24,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 use crate::config::{TenantTable, check_name};
+use crate::metrics;
 use crate::shared::Server;
 use crate::stats;
 use crate::tenancy::Tenancy;
@@ -190,15 +191,6 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     }
 }
 
-/// Rows of stats: key and value.
-fn rows(shared: &Shared, arguments: &[u8]) -> Vec<(String, String)> {
-    let mut out = Vec::new();
-    stats::spell(&shared.server, &shared.cache, None, arguments, &mut out);
-    let text = String::from_utf8_lossy(&out);
-    let pairs = text.lines().filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '));
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let flash = shared.cache.figures().flash;
     let lost = !shared.server.config.flash.is_empty() && !flash.as_ref().is_some_and(|flash| flash.enabled);
@@ -207,43 +199,14 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
         .into_response()
 }
 
-/// Prometheus' text: every number of the general, flash, predictor and cleaner stats as `flashare_KEY`, a tenant's as
-/// `flashare_tenant_KEY{tenant="NAME"}`.
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let mut text = String::new();
-    let mut add = |name: &str, label: &str, value: &str| {
-        if value.parse::<f64>().is_ok_and(f64::is_finite) {
-            let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            text.push_str(&format!("flashare_{name}{label} {value}\n"));
-        }
-    };
-    let mut seen = std::collections::HashSet::new();
-    for arguments in [b"".as_slice(), b"flash", b"predictor", b"cleaner"] {
-        for (key, value) in rows(&shared, arguments) {
-            if seen.insert(key.clone()) {
-                add(&key, "", &value);
-            }
-        }
-    }
-    // a metric's samples stand together, as the format asks for
-    let mut by_key: std::collections::BTreeMap<String, Vec<(String, String)>> = std::collections::BTreeMap::new();
-    for (key, value) in rows(&shared, b"tenants") {
-        if let Some((name, key)) = key.split_once(':') {
-            by_key.entry(format!("tenant_{key}")).or_default().push((name.to_owned(), value));
-        }
-    }
-    for (key, samples) in by_key {
-        for (name, value) in samples {
-            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
-            add(&key, &format!("{{tenant=\"{name}\"}}"), &value);
-        }
-    }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    let text = metrics::spell(&shared.server, &shared.cache);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 fn all_tenants(shared: &Shared) -> Map<String, Value> {
     let mut all = Map::new();
-    for (key, value) in rows(shared, b"tenants") {
+    for (key, value) in stats::rows(&shared.server, &shared.cache, b"tenants") {
         let Some((name, key)) = key.split_once(':') else { continue };
         let value = value.parse::<serde_json::Number>().map_or(Value::String(value), Value::Number);
         let own = all.entry(name.to_owned()).or_insert_with(|| json!({}));

@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod listen;
 mod meta;
+mod metrics;
 mod operator;
 mod options;
 mod output;

@@ -107,6 +107,15 @@ pub(crate) fn spell(server: &Server, cache: &Cache, own: Option<u16>, arguments:
     line(out, "END");
 }
 
+/// The rows that `stats ARGUMENTS` tells anybody: key and value.
+pub(crate) fn rows(server: &Server, cache: &Cache, arguments: &[u8]) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    spell(server, cache, None, arguments, &mut out);
+    let text = String::from_utf8_lossy(&out);
+    let pairs = text.lines().filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
 fn general(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     let totals = server.sum(cache);
     let figures = cache.figures();

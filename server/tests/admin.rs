@@ -237,11 +237,27 @@ fn health_and_metrics_are_told() {
     {
         assert!(text.lines().any(|own| own == line), "{line} is missing in {text}");
     }
-    let names: Vec<&str> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    for line in ["# TYPE flashare_cmd_set counter", "# TYPE flashare_bytes gauge", "# HELP flashare_threads -t"] {
+        assert!(text.lines().any(|own| own == line), "{line} is missing in {text}");
+    }
+    assert!(
+        text.contains("flashare_tenant_model_recall{tenant=\"a\"}"),
+        "what the predictor tells of a tenant is the tenant's"
+    );
+    let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let names: Vec<&str> = samples.iter().map(|line| line.split(' ').next().unwrap()).collect();
     let mut once = names.clone();
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), names.len(), "a metric is told once");
+    // what a sample is stands right before the first of its metric
+    let mut told = "";
+    for line in text.lines() {
+        match line.strip_prefix("# HELP ").or(line.strip_prefix("# TYPE ")) {
+            Some(rest) => told = rest.split(' ').next().unwrap(),
+            None => assert_eq!(line.split([' ', '{']).next(), Some(told), "{line}"),
+        }
+    }
 }
 
 #[test]
@@ -251,7 +267,8 @@ fn alerts_are_of_metrics_that_exist() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig { server: Server::start(64, &["-m", "16", "--admin", "127.0.0.1:0"]), folder };
     let metrics = rig.ask("GET", "/metrics", None, "").1;
-    let known: Vec<&str> = metrics.lines().filter_map(|line| line.split([' ', '{']).next()).collect();
+    let known: Vec<&str> =
+        metrics.lines().filter_map(|line| line.split([' ', '{']).next()).filter(|name| *name != "#").collect();
     let named: Vec<&str> = alerts
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("flashare_"))
