@@ -26,6 +26,8 @@ printf '[[tenant]]\nname = "a"\nprefix = "a:"\nreserved = "100MiB"\n' > "$scratc
 printf 'this is somebody else'"'"'s file\n%.0s' $(seq 300) > "$scratch/foreign"
 printf '0.1,k,1,2,t,get,0\n0.2,k,one,2,t,get,0\n' > "$scratch/bad.csv"
 printf '0.1,k,1,2,t,get,0\n0.2,k,1,2,t,get,0\n' > "$scratch/good.csv"
+mkfifo "$scratch/pipe"
+: > "$scratch/empty.csv"
 printf '{"weather": "fine"}' > "$scratch/other.json"
 printf '[[server]]\nnam = "a"\n' > "$scratch/comparison.toml"
 expect "unexpected argument '--bogus'" "${server[@]}" --bogus
@@ -44,6 +46,8 @@ expect "at most half of -m" "${server[@]}" -m 4 -I 128m
 expect "cannot listen" "${server[@]}" --no-flash -l 203.0.113.1
 expect "bad.csv, line 2.*key_size.*expected a number of bytes" "$bin/flashare-trace" stat "$scratch/bad.csv"
 expect "bad.csv, line 2" "$bin/flashare-trace" simulate "$scratch/bad.csv" --dram 8MiB
+expect "pipe can be read only once: name the tenants with --config" "$bin/flashare-trace" simulate "$scratch/pipe" --dram 8MiB
+expect "trace .*empty.csv: it is empty" "$bin/flashare-trace" stat "$scratch/empty.csv"
 expect "write bytes for a time .*drive writes a day" "${server[@]}" --flash "$scratch/y:64MiB" --flash-write-budget 200GB
 expect "flash-write-budget.*no budget" "$bin/flashare-trace" simulate "$scratch/good.csv" --flash 64MiB --flash-write-budget 1GB/fortnight
 expect "is nothing to sweep: take one of dram" "$bin/flashare-trace" simulate "$scratch/good.csv" --sweep weather=1,2

@@ -9,6 +9,7 @@ use clap::Parser;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, User, initgroups, setgid, setsid, setuid};
+use sd_notify::NotifyState;
 use server::{Config, Flags, Security, start};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
@@ -135,6 +136,13 @@ fn write_ports(path: &Path, listeners: &[String]) -> Result<()> {
         .with_context(|| format!("{PORTS_FILE}={}", path.display()))
 }
 
+/// Tells systemd, if that is who started this process (`Type=notify`), what becomes of it.
+fn tell_service_manager(news: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(news) {
+        eprintln!("flashare: NOTIFY_SOCKET: {error}");
+    }
+}
+
 fn serve(flags: &Flags, config: Config) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
     let memory = config.memory_bytes >> 20;
@@ -154,9 +162,9 @@ fn serve(flags: &Flags, config: Config) -> Result<()> {
     let tenants = running.cache.registry().tenants().count();
     let at = socket.unwrap_or_else(|| format!("{}:{}", hosts.join(","), running.port));
     let version = server::VERSION;
-    println!(
-        "flashare {version} serves on {at} from {memory} MiB of DRAM and {flash} MiB of flash, {tenants} tenant(s)"
-    );
+    let standing = format!("serves on {at} from {memory} MiB of DRAM and {flash} MiB of flash, {tenants} tenant(s)");
+    println!("flashare {version} {standing}");
+    tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&standing)]);
     for signal in signals.forever() {
         if signal == SIGHUP {
             running.reload();
@@ -164,6 +172,7 @@ fn serve(flags: &Flags, config: Config) -> Result<()> {
         }
         break;
     }
+    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("keeps what is in DRAM for the next start")]);
     running.stop();
     if let Some(path) = flags.pid_file.as_deref().map(AsRef::<OsStr>::as_ref) {
         let _ = std::fs::remove_file(path);

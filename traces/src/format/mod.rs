@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
 use crate::event::Event;
@@ -315,6 +315,7 @@ fn peek(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
 
 /// Tells the format by the beginning of a trace.
 fn detect(head: &[u8]) -> Result<Format> {
+    ensure!(!head.is_empty(), "it is empty");
     let is_text = !head.iter().any(|byte| *byte == 0 || (*byte < 32 && !b"\t\r\n".contains(byte)));
     if !is_text {
         return binary::detect(head).context("the format is not known by its bytes: name it with --format");
@@ -342,10 +343,16 @@ fn decompressed(raw: Box<dyn Read + Send>) -> Result<Box<dyn BufRead + Send>> {
     })
 }
 
+/// Whether a trace is gone once it is read: standard input, a pipe.
+pub fn is_read_once(path: &Path) -> bool {
+    path == Path::new("-") || std::fs::metadata(path).is_ok_and(|file| !file.is_file())
+}
+
 /// Names of a trace's tenants, in order of appearance.
 pub fn tenants_of(path: &Path, reading: &Reading) -> Result<Vec<String>> {
-    if path == Path::new("-") {
-        bail!("standard input is read once: name the tenants with --config FILE");
+    if is_read_once(path) {
+        let name = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
+        bail!("{name} can be read only once: name the tenants with --config FILE, or keep the trace in a file");
     }
     let mut reader = Reader::with(path, reading)?;
     let mut event = Event::default();

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cache::Foresight;
 
 use super::Simulate;
 use crate::event::{Event, Kind, wire_key};
-use crate::format::Reader;
+use crate::format::{Reader, is_read_once};
 use crate::values::key_id;
 use cache::IdMap;
 
@@ -24,6 +24,9 @@ pub(super) struct Future {
 impl Future {
     /// Reads the trace once.
     pub(super) fn read(simulate: &Simulate) -> Result<Future> {
+        if is_read_once(&simulate.trace) {
+            bail!("--admission oracle reads the trace twice: keep it in a file");
+        }
         let mut reader = Reader::with(&simulate.trace, &simulate.reading).context("looking ahead for the oracle")?;
         let mut requests: IdMap<Vec<u32>> = IdMap::default();
         let (mut event, mut key, mut number) = (Event::default(), Vec::new(), 0u32);
