@@ -109,7 +109,7 @@ impl Replies {
     }
 
     #[inline]
-    fn out(&mut self) -> &mut Vec<u8> {
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
         if self.behind.is_empty() {
             return self.output.ready();
         }
