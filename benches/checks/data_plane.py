@@ -9,6 +9,7 @@ import pathlib
 import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from . import flash_hits
 from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch
@@ -33,7 +34,8 @@ def peer():
 def load(server, *arguments, seconds=2.0, at=None):
     """One run of the load generator on the second core."""
     where = at or f"127.0.0.1:{server.port}"
-    command = ["taskset", "-c", "1", BIN / "load", "--server", where, "--pid", server.process.pid, "--seconds", seconds, *arguments]
+    command = ["taskset", "-c", "1", BIN / "load", "--server", where, "--pid", server.process.pid, "--seconds", seconds]
+    command += ["--warm-up", min(0.5, seconds / 3), *arguments]
     return json.loads(subprocess.check_output(list(map(str, command)), text=True))
 
 
@@ -73,7 +75,7 @@ def measure(quick):
     null = ROOT / "target/null/release/flashare"
     command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null", "--target-dir", ROOT / "target/null"]
     subprocess.run(command, cwd=ROOT, check=True)
-    rounds, seconds = (1, 0.7) if quick else (5, 1.5)
+    rounds, seconds = (1, 0.3) if quick else (5, 1.5)
     rows = []
     with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours, flashare("-m", 64, binary=null) as nothing:
         fill(theirs)
@@ -85,10 +87,11 @@ def measure(quick):
             rows += cpu_rows(name, runs, of_memcached, of_null)
         rows += equal_load(servers, rounds, seconds)
     rows += large_values(rounds, seconds)
-    rows += unix_socket(rounds, seconds)
-    rows += stores(rounds, seconds)
-    rows += cleaning_tail(rounds, seconds)
-    rows += memory(400_000 if quick else 2_000_000)
+    rows += unix_socket(rounds, seconds, 100_000 if quick else KEYS)
+    small = (300_000, 64) if quick else (KEYS, 220)
+    rows += stores(rounds, seconds, *small)
+    rows += cleaning_tail(rounds, seconds, *small)
+    rows += memory()
     rows += two_workers(quick)
     rows += flash_hits.measure(quick)
     return rows
@@ -126,7 +129,7 @@ def large_values(rounds, seconds):
     return [Row(name, f"{ratio(runs, 'flashare', 'memcached'):.3g}", "stated", True)]
 
 
-def unix_socket(rounds, seconds):
+def unix_socket(rounds, seconds, keys):
     rows = []
     with scratch() as folder:
         paths = {name: f"{folder}/{name}" for name in ("memcached", "flashare")}
@@ -137,12 +140,12 @@ def unix_socket(rounds, seconds):
         servers = {name: Server(command, cpu=0, path=paths[name]) for name, command in commands.items()}
         try:
             for name, server in servers.items():
-                fill(server, at=paths[name])
+                fill(server, "--keys", keys, at=paths[name])
             for label, arguments, bound in (("50 connections", [], 0.85), ("pipeline 16", ["--pipeline", 16], 0.5)):
                 runs = {name: [] for name in servers}
                 for number in range(rounds):
                     for name, server in servers.items():
-                        runs[name].append(load(server, "--seed", number + 1, *arguments, seconds=seconds, at=paths[name]))
+                        runs[name].append(load(server, "--seed", number + 1, "--keys", keys, *arguments, seconds=seconds, at=paths[name]))
                 label = f"Unix socket, GET, {label}: CPU {middle(runs, 'flashare'):.3f} us, of memcached's {middle(runs, 'memcached'):.3f}"
                 rows.append(at_most(label, ratio(runs, "flashare", "memcached"), bound))
         finally:
@@ -151,27 +154,28 @@ def unix_socket(rounds, seconds):
     return rows
 
 
-def stores(rounds, seconds):
+def stores(rounds, seconds, keys, mib):
     """SETs over memory that is full: every new segment has to be cleaned first."""
-    with memcached("-m", 220) as theirs, flashare("-m", 220) as ours:
-        fill(theirs)
-        fill(ours)
+    setting = ["--keys", keys, "--mode", "set", "--pipeline", 16]
+    with memcached("-m", mib) as theirs, flashare("-m", mib) as ours:
+        fill(theirs, "--keys", keys)
+        fill(ours, "--keys", keys)
         servers = {"memcached": theirs, "flashare": ours}
         for server in servers.values():
-            load(server, "--mode", "set", "--pipeline", 16, seconds=seconds)  # until memory is full
-        runs = interleaved(servers, ["--mode", "set", "--pipeline", 16], rounds, seconds)
+            load(server, *setting, seconds=seconds)  # until memory is full
+        runs = interleaved(servers, setting, rounds, seconds)
     return cpu_rows("SET, pipeline 16, continuous cleaning", runs, 0.8, None)
 
 
-def cleaning_tail(rounds, seconds):
+def cleaning_tail(rounds, seconds, keys, mib):
     """p99.9 of gets while another client stores as much as fits into half of the server's core, beside its idle value."""
-    with flashare("-m", 220) as ours:
-        fill(ours)
-        reading = ["--mode", "get", "--connections", 50, "--rate", 20_000]
+    with flashare("-m", mib) as ours:
+        fill(ours, "--keys", keys)
+        reading = ["--keys", keys, "--mode", "get", "--connections", 50, "--rate", 20_000]
         quiet, busy = [], []
         for number in range(rounds):
             quiet.append(load(ours, *reading, "--seed", number + 1, seconds=seconds)["p999_us"])
-            command = ["taskset", "-c", "1", BIN / "load", "--server", f"127.0.0.1:{ours.port}", "--mode", "set", "--connections", 4]
+            command = ["taskset", "-c", "1", BIN / "load", "--server", f"127.0.0.1:{ours.port}", "--keys", keys, "--mode", "set", "--connections", 4]
             command += ["--rate", 60_000, "--seconds", seconds + 1]
             storing = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
             time.sleep(0.5)
@@ -182,15 +186,25 @@ def cleaning_tail(rounds, seconds):
     return [at_most(name, worse, 2.0)]
 
 
-def memory(objects):
+def settled_rss(server):
+    """RSS in bytes once it stays the same: an index that grows has both tables until it has moved."""
+    before = 0
+    while before != (now := server.status_kib("VmRSS")):
+        before = now
+        time.sleep(0.3)
+    return now * 1024
+
+
+def memory(objects=2_000_000):
     """RSS that objects of 120 bytes (key and value) take beyond those."""
-    beyond = {}
-    for name, server in (("memcached", memcached("-m", 1024)), ("flashare", flashare("-m", 1024))):
-        with server:
-            before = server.status_kib("VmRSS")
+    with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours, ThreadPoolExecutor() as both:
+
+        def measured(server):
+            before = server.status_kib("VmRSS") * 1024
             fill(server, "--keys", objects, "--value-bytes", 100)
-            time.sleep(2)  # an index that grows has both tables until it has moved
-            beyond[name] = (server.status_kib("VmRSS") - before) * 1024 / objects - 120
+            return (settled_rss(server) - before) / objects - 120
+
+        beyond = dict(zip(("memcached", "flashare"), both.map(measured, (theirs, ours))))
     rows = [at_most(f"bytes an object beyond its 120, {objects:,} objects, from RSS", beyond["flashare"], 40)]
     return rows + [at_most(f"of memcached's {beyond['memcached']:.1f}", beyond["flashare"] / beyond["memcached"], 0.65)]
 

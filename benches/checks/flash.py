@@ -37,7 +37,7 @@ def packing(quick):
         large = ["--segment-mib", 64, "--flash-mib", 512 if quick else 4096] if size > 1 << 19 else []
         mixes.append((f"{size:,} B each", ["--fixed", size, *large]))
     for name, arguments in mixes:
-        if quick and not large:
+        if quick and "--flash-mib" not in arguments:
             arguments = [*arguments, "--flash-mib", 192]
         found = json.loads(subprocess.check_output(list(map(str, [BIN / "packing", *arguments])), text=True))
         segment = next((value for flag, value in zip(arguments, arguments[1:]) if flag == "--segment-mib"), 16)
@@ -79,7 +79,7 @@ def extstore(quick):
 def crashes(quick):
     rounds = 60 if quick else 2500
     environment = {**os.environ, "FLASHARE_CRASH_ROUNDS": str(rounds)}
-    command = ["cargo", "test", "--locked", "--quiet", "-p", "cache", "--test", "crash", "at_any_moment", "--", "--nocapture"]
+    command = ["cargo", "test", "--locked", "--quiet", "--workspace", "--test", "crash", "at_any_moment", "--", "--nocapture"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     shares = re.findall(r"of what lay on flash (\d+) %", run.stdout)
     rows = [exactly(f"crashes, {2 * rounds:,} of them, half with power losses: tests of staleness that fail", run.returncode, 0)]
@@ -93,7 +93,7 @@ def crashes(quick):
 def faults(quick):
     runs = 1 if quick else 40
     environment = {**os.environ, "FLASHARE_FAULT_RUNS": str(runs)}
-    command = ["cargo", "test", "--locked", "--quiet", "-p", "cache", "--test", "crash", "faults", "--", "--nocapture"]
+    command = ["cargo", "test", "--locked", "--quiet", "--workspace", "--test", "crash", "faults", "--", "--nocapture"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return [exactly(f"faults, six kinds, {runs} seed(s) each: tests that fail", run.returncode, 0)]
 

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from .kit import BIN, Row, Server, at_least, at_most, scratch
 
@@ -30,8 +31,8 @@ def measure(quick):
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "fio"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     from .data_plane import fill, load, peer
 
-    keys, limit_mib, dram = (200_000, 120, 40) if quick else (1_000_000, 320, 100)
-    seconds, rounds = (1.0, 1) if quick else (3.0, 3)
+    keys, limit_mib, dram = (100_000, 90, 30) if quick else (1_000_000, 320, 100)
+    seconds, rounds = (0.6, 1) if quick else (3.0, 3)
     rows = []
     with scratch() as folder:
         flash = f"{folder}/ours.flash:{keys * VALUE * 3 // 2 >> 20}MiB"
@@ -45,8 +46,10 @@ def measure(quick):
                 group.mkdir()
                 (group / "memory.limit_in_bytes").write_text(str(limit_mib << 20))
                 servers[name] = Server(command, cpu=0, group=group)
-                # slowly: extstore drops what comes faster than it writes
-                fill(servers[name], "--keys", keys, "--value-bytes", VALUE, "--rate", 25_000)
+            # slowly: extstore drops what comes faster than it writes
+            with ThreadPoolExecutor() as both:
+                filling = ["--keys", keys, "--value-bytes", VALUE, "--rate", 25_000]
+                list(both.map(lambda server: fill(server, *filling), servers.values()))
             reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]
             for label, arguments, depth in LOADS:
                 runs = {name: [] for name in servers}

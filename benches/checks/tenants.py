@@ -16,61 +16,68 @@ def measure(quick):
     rows = []
     with scratch() as folder:
         folder = pathlib.Path(folder)
-        limit = ["--limit", 300_000] if quick else []
-        rows += five(folder, limit, quick)
-        rows += real(folder, limit)
-        rows += [] if quick else alone(folder)
+        # a quick look is at the beginning of each trace, in as much less memory
+        trace, dram = beginning("mt-a", folder, quick), 16 if quick else 64
+        rows += five(folder, trace, dram)
+        rows += real(beginning("mt-real-a", folder, quick))
+        rows += [] if quick else alone(folder, trace, dram)
         rows += shift(folder, quick)
-        rows += cleaner(folder, limit)
+        rows += cleaner(folder, trace, dram)
         rows += many(folder, quick)
         rows += isolation(folder, quick)
     return rows
+
+
+def beginning(name, folder, quick):
+    whole = shared_trace(name, folder, 2_000_000)
+    if not quick:
+        return whole
+    part = folder / f"{name}.beginning.csv"
+    subprocess.run([BIN / "flashare-trace", "convert", whole, part, "--limit", "300000"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return part
 
 
 def simulate(trace, dram, *more):
     return trace_tool("simulate", trace, "--dram", f"{dram}MiB", *more)
 
 
-def five(folder, limit, quick):
-    """mt-a: five tenants, half of 64 MiB reserved in equal parts."""
-    trace = shared_trace("mt-a", folder, 2_000_000)
-    ours = simulate(trace, 64, *limit)["hit_ratio"] * 100
-    whole = simulate(trace, 64, "--arbiter", "global", *limit)["hit_ratio"] * 100
-    static = simulate(trace, 64, "--arbiter", "fixed", "--reserved-share", 1, *limit)["hit_ratio"] * 100
-    lists = simulate(trace, 64, "--arbiter", "fixed", "--reserved-share", 1, "--rank", "lru", *limit)["hit_ratio"] * 100
+def five(folder, trace, dram):
+    """mt-a: five tenants, half of the memory reserved in equal parts."""
+    ours = simulate(trace, dram)["hit_ratio"] * 100
+    whole = simulate(trace, dram, "--arbiter", "global")["hit_ratio"] * 100
+    static = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1)["hit_ratio"] * 100
+    lists = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1, "--rank", "lru")["hit_ratio"] * 100
     rows = [
-        Row(f"mt-a, 64 MiB: above static equal partitions, each an LRU, {lists:.2f} %", f"{ours - lists:.2f} points", "stated", True),
-        at_least(f"mt-a, 64 MiB: hit ratio {ours:.2f} %, above one global order of the same rank's {whole:.2f} %", ours - whole, 0, "{:.2f}", " points"),
-        at_least(f"mt-a, 64 MiB: above static equal partitions' {static:.2f} %", ours - static, 3, "{:.2f}", " points"),
+        Row(f"mt-a, {dram} MiB: above static equal partitions, each an LRU, {lists:.2f} %", f"{ours - lists:.2f} points", "stated", True),
+        at_least(f"mt-a, {dram} MiB: hit ratio {ours:.2f} %, above one global order of the same rank's {whole:.2f} %", ours - whole, 0, "{:.2f}", " points"),
+        at_least(f"mt-a, {dram} MiB: above static equal partitions' {static:.2f} %", ours - static, 3, "{:.2f}", " points"),
     ]
     memcached = subprocess.check_output([ROOT / "benches/peers/memcached.sh"], text=True).strip()
     config = folder / "mt-a.toml"
-    equal_tenants(trace, 64, config)
+    equal_tenants(trace, dram, config)
     ratios = {}
     for name, command in [
-        ("memcached", [memcached, "-p", "{port}", "-m", 64, "-t", 2, "-u", "root"]),
-        ("flashare", [BIN / "flashare", "-p", "{port}", "-m", 64, "-t", 2, "--no-flash", "--config", config]),
+        ("memcached", [memcached, "-p", "{port}", "-m", dram, "-t", 2, "-u", "root"]),
+        ("flashare", [BIN / "flashare", "-p", "{port}", "-m", dram, "-t", 2, "--no-flash", "--config", config]),
     ]:
         with Server(command) as server:
-            more = ["--limit", 300_000] if quick else []
-            ratios[name] = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", 1_000_000, *more)["hit_ratio"]
+            ratios[name] = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", 1_000_000)["hit_ratio"]
     fewer = 100 - 100 * (1 - ratios["flashare"]) / (1 - ratios["memcached"])
-    what = f"mt-a, -m 64, over the network: misses fewer than memcached's ({ratios['flashare']:.2%} of {ratios['memcached']:.2%} hits)"
+    what = f"mt-a, -m {dram}, over the network: misses fewer than memcached's ({ratios['flashare']:.2%} of {ratios['memcached']:.2%} hits)"
     return [*rows, at_least(what, fewer, 15, "{:.1f}", " %")]
 
 
-def real(folder, limit):
+def real(trace):
     """mt-real-a: 27 tenants that come and go."""
-    trace = shared_trace("mt-real-a", folder, 1_000_000)
     working_set = trace_tool("stat", trace)["working_set_bytes"] / 2**20
     rows = []
     for share in [0.05, 0.2]:
         dram = max(4, round(working_set * share))
-        ours = simulate(trace, dram, *limit)["hit_ratio"] * 100
-        whole = simulate(trace, dram, "--arbiter", "global", "--rank", "lru", *limit)["hit_ratio"] * 100
-        same = simulate(trace, dram, "--arbiter", "global", *limit)["hit_ratio"] * 100
-        static = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1, *limit)["hit_ratio"] * 100
-        lists = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1, "--rank", "lru", *limit)["hit_ratio"] * 100
+        ours = simulate(trace, dram)["hit_ratio"] * 100
+        whole = simulate(trace, dram, "--arbiter", "global", "--rank", "lru")["hit_ratio"] * 100
+        same = simulate(trace, dram, "--arbiter", "global")["hit_ratio"] * 100
+        static = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1)["hit_ratio"] * 100
+        lists = simulate(trace, dram, "--arbiter", "fixed", "--reserved-share", 1, "--rank", "lru")["hit_ratio"] * 100
         what = f"mt-real-a, {share:.0%} of the working set, {dram} MiB"
         rows += [
             at_least(f"{what}: hit ratio {ours:.2f} %, above one global LRU's {whole:.2f} %", ours - whole, 2, "{:.2f}", " points"),
@@ -81,20 +88,19 @@ def real(folder, limit):
     return rows
 
 
-def alone(folder):
+def alone(folder, trace, dram):
     """Nobody is below what its reservation alone would give it: its own trace on that memory."""
-    trace = shared_trace("mt-a", folder, 2_000_000)
-    together = simulate(trace, 64)["tenants"]
+    together = simulate(trace, dram)["tenants"]
     together = together if isinstance(together, dict) else {row["name"]: row for row in together}
     worst, whose = 100.0, ""
     for name in together:
         own = folder / f"{name}.csv"
         subprocess.run([BIN / "flashare-trace", "convert", trace, own, "--tenant", name], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        by_itself = simulate(own, 64 / 2 / len(together), "--arbiter", "fixed", "--reserved-share", 1)["hit_ratio"]
+        by_itself = simulate(own, dram / 2 / len(together), "--arbiter", "fixed", "--reserved-share", 1)["hit_ratio"]
         gain = (together[name]["hit_ratio"] - by_itself) * 100
         if gain < worst:
             worst, whose = gain, name
-    return [at_least(f"mt-a, 64 MiB: who gains least against its reservation alone ({whose})", worst, -0.5, "{:.2f}", " points")]
+    return [at_least(f"mt-a, {dram} MiB: who gains least against its reservation alone ({whose})", worst, -0.5, "{:.2f}", " points")]
 
 
 def shift(folder, quick):
@@ -122,16 +128,15 @@ def shift(folder, quick):
     return [at_most(f"after a shift: seconds until 90 % of the gain (from {before:.1%} to {settled:.1%} hits)", reached - shifted, 300, "{:.0f}", " s")]
 
 
-def cleaner(folder, limit):
-    trace = shared_trace("mt-a", folder, 2_000_000)
+def cleaner(folder, trace, dram):
     config = folder / "cleaner.toml"
-    equal_tenants(trace, 64, config)
-    with Server([BIN / "flashare", "-p", "{port}", "-m", 64, "-t", 2, "--no-flash", "--config", config]) as server:
-        trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", 1_000_000, *limit)
+    equal_tenants(trace, dram, config)
+    with Server([BIN / "flashare", "-p", "{port}", "-m", dram, "-t", 2, "--no-flash", "--config", config]) as server:
+        trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", 1_000_000)
         cost = float(stats(server.port, "cleaner")["relocated_for_each_freed"])
-    rows = [at_most("mt-a, 64 MiB: bytes relocated for each byte freed", cost, 4, "{:.2f}")]
-    ours, exact = (simulate(trace, 64, *more, *limit)["hit_ratio"] * 100 for more in ([], ["--exact-order"]))
-    what = f"mt-a, 64 MiB: hit ratio {ours:.2f} % below that of passes over everything, {exact:.2f} %"
+    rows = [at_most(f"mt-a, {dram} MiB: bytes relocated for each byte freed", cost, 4, "{:.2f}")]
+    ours, exact = (simulate(trace, dram, *more)["hit_ratio"] * 100 for more in ([], ["--exact-order"]))
+    what = f"mt-a, {dram} MiB: hit ratio {ours:.2f} % below that of passes over everything, {exact:.2f} %"
     return [*rows, at_most(what, exact - ours, 0.3, "{:.2f}", " points")]
 
 

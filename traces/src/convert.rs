@@ -32,6 +32,9 @@ pub struct Convert {
     /// Leave out what comes after this second
     #[arg(long, value_name = "SECS")]
     pub before: Option<f64>,
+    /// Read only so many requests
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    pub limit: u64,
     /// Keep this tenant only (as the trace names it); repeat for more
     #[arg(long = "tenant", value_name = "NAME")]
     pub tenants: Vec<String>,
@@ -74,11 +77,11 @@ impl Convert {
     }
 
     /// Whether the sample has it.
-    fn keeps(&self, tenant: &str, event: &Event, limit: u64, wire: &mut Vec<u8>) -> bool {
+    fn keeps(&self, tenant: &str, event: &Event, highest: u64, wire: &mut Vec<u8>) -> bool {
         if self.sample < 1.0 {
             wire_key(tenant, event, wire);
         }
-        self.sample >= 1.0 || key_id(wire) <= limit
+        self.sample >= 1.0 || key_id(wire) <= highest
     }
 
     /// Rewrites the trace.
@@ -98,9 +101,11 @@ impl Convert {
     }
 
     fn rewrite(&self, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
-        let limit = (self.sample * u64::MAX as f64) as u64;
+        let highest = (self.sample * u64::MAX as f64) as u64;
+        let mut left = self.limit;
         let (mut key, mut wire, mut event, mut first) = (Vec::new(), Vec::new(), Event::default(), None);
-        while reader.read(&mut event)? {
+        while left > 0 && reader.read(&mut event)? {
+            left -= 1;
             let prefix = self.prefix_delimiter.and_then(|delimiter| split_prefix(delimiter, &event.key));
             let (tenant, own) = prefix.unwrap_or((&reader.tenants()[event.tenant as usize], &event.key));
             let begin = *first.get_or_insert(event.time);
@@ -113,7 +118,7 @@ impl Convert {
             key.extend_from_slice(own);
             let time = (event.time - if self.from_zero { begin } else { 0.0 }) / self.faster;
             let told = Event { time, key: std::mem::take(&mut key), ..event };
-            if self.keeps(tenant, &told, limit, &mut wire) {
+            if self.keeps(tenant, &told, highest, &mut wire) {
                 let name = self.name(tenant);
                 writer.write(name, &told).with_context(|| format!("writing {}", self.to.display()))?;
             }
@@ -172,6 +177,11 @@ mod tests {
         let trace = "op_time,key,key_size,op,op_count,size,ttl\n10,a:b,3,GET,1,5,0\n14,a:b,3,GET,3,5,0\n";
         let twice = "0.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n2.000,b,3,5,a,get,0\n";
         assert_eq!(converted(trace, &["--from-zero", "--faster", "2", "--prefix-delimiter", ":"]), twice);
+        assert_eq!(
+            converted(trace, &["--limit", "3"]).lines().count(),
+            3,
+            "in the middle of a line that stands for three"
+        );
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Stat {
     /// How it is read
     #[command(flatten)]
     pub reading: Reading,
+    /// Stop after so many requests
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -46,9 +49,12 @@ pub fn measure(stat: &Stat) -> Result<(Description, Option<anyhow::Error>)> {
     let mut whole = Measure::new(OBJECTS_MAX);
     let mut tenants: Vec<Measure> = Vec::new();
     let (mut key, mut event) = (Vec::new(), Event::default());
-    let progress = Progress::new(None);
+    let progress = Progress::new(stat.limit);
     let mut count = 0;
     let failed = loop {
+        if stat.limit.is_some_and(|limit| count >= limit) {
+            break None;
+        }
         match reader.read(&mut event) {
             Ok(true) => {}
             Ok(false) => break None,
