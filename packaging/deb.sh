@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes a Debian package of the release build: target/flashare_VERSION_ARCHITECTURE.deb. Needs dpkg-deb and objdump (package binutils).
+# Makes a Debian package of the release build: target/flashare_VERSION_ARCHITECTURE.deb. Needs dpkg and binutils.
 # The unit is installed but not started: it would stop a memcached on this machine (Conflicts=).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-command -v dpkg-deb objdump > /dev/null || { echo "packaging/deb.sh: install dpkg and binutils first" >&2; exit 1; }
+for tool in dpkg-deb objdump strip; do
+    command -v "$tool" > /dev/null || { echo "packaging/deb.sh: $tool is missing: install dpkg and binutils" >&2; exit 1; }
+done
 
 cargo build --release --locked --quiet --bin flashare --bin flashare-trace
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
