@@ -196,7 +196,7 @@ fn a_read_is_never_stale_with_many_threads() {
     let rig = Rig::new(cache::CacheSettings { admission: Admission::All, ..tiny(true) });
     // even: stored with this version; odd: deleted after it
     let finished: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
-    let stop = AtomicBool::new(false);
+    let (done, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let text = |key: u64, version: u64, len: usize| -> Vec<u8> {
         format!("{key}:{version}:").into_bytes().into_iter().cycle().take(len).collect()
     };
@@ -207,9 +207,9 @@ fn a_read_is_never_stale_with_many_threads() {
                 rig.cache.step(&mut background, Some(&rig.device));
             }
         });
-        threads.spawn(|| {
+        let helper = threads.spawn(|| {
             let mut helper = rig.cache.helper();
-            while !stop.load(Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 if !rig.cache.help(&mut helper) {
                     std::thread::yield_now();
                 }
@@ -260,8 +260,11 @@ fn a_read_is_never_stale_with_many_threads() {
                 })
             })
             .collect();
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
-        stop.store(true, Ordering::Relaxed);
+        let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        let helped = helper.join(); // it may be waiting for the background thread
+        stop.store(true, Ordering::Relaxed); // whatever failed: a thread that goes on for ever would keep it from being told
+        written.into_iter().chain([helped]).for_each(Result::unwrap);
         let hits: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         assert!(hits > 500, "{hits}");
     });

@@ -1,10 +1,15 @@
 //! A driver for tests: performs flash reads at once, takes background steps when they are wanted.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+use std::time::{Duration, Instant};
+
 use cache::{
     Background, Cache, CacheSettings, Completed, Counted, Counting, Delta, Device, FlashRead, FlashSettings, Lookup,
     MemoryDevice, Mode, Needs, Page, Stored, Storing, Touched, Worker,
 };
+
+/// Longest time that a change may wait for what it needs: far beyond what a busy machine keeps the cleaner from its core.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cache so small that cleaning, flushing and recycling go on all the time.
 pub fn tiny(flash: bool) -> CacheSettings {
@@ -73,7 +78,8 @@ impl Rig {
         mut make_room: impl FnMut(),
         mut verb: impl FnMut(&mut cache::Turn<'_>) -> Result<T, Needs>,
     ) -> T {
-        for _ in 0..100_000 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             let mut needs = match verb(&mut self.cache.turn(worker)) {
                 Ok(done) => return done,
                 Err(needs) => needs,
