@@ -47,7 +47,7 @@ def measure(quick):
                 (group / "memory.limit_in_bytes").write_text(str(limit_mib << 20))
                 servers[name] = Server(command, cpu=0, group=group)
             # slowly: extstore drops what comes faster than it writes
-            with ThreadPoolExecutor() as both:
+            with ThreadPoolExecutor(2 if quick else 1) as both:
                 filling = ["--keys", keys, "--value-bytes", VALUE, "--rate", 25_000]
                 list(both.map(lambda server: fill(server, *filling), servers.values()))
             reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]

@@ -172,7 +172,7 @@ fn serve(flags: &Flags, config: Config) -> Result<()> {
         }
         break;
     }
-    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("keeps what is in DRAM for the next start")]);
+    tell_service_manager(&[NotifyState::Stopping]);
     running.stop();
     if let Some(path) = flags.pid_file.as_deref().map(AsRef::<OsStr>::as_ref) {
         let _ = std::fs::remove_file(path);

@@ -10,6 +10,7 @@ mod write;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -345,7 +346,8 @@ fn decompressed(raw: Box<dyn Read + Send>) -> Result<Box<dyn BufRead + Send>> {
 
 /// Whether a trace is gone once it is read: standard input, a pipe.
 pub fn is_read_once(path: &Path) -> bool {
-    path == Path::new("-") || std::fs::metadata(path).is_ok_and(|file| !file.is_file())
+    path == Path::new("-")
+        || std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo() || file.file_type().is_char_device())
 }
 
 /// Names of a trace's tenants, in order of appearance.
