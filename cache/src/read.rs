@@ -98,10 +98,24 @@ impl Turn<'_> {
 
     /// Looks a key up, as [`Turn::get`], and changes what it finds as the fetch says.
     pub fn fetch(&mut self, tenant: u16, key: &[u8], fetching: &Fetching) -> Result<Fetched<'_>, Needs> {
+        let expected = self.expect_alone(tenant, key);
+        self.fetch_expected(tenant, key, expected, fetching)
+    }
+
+    /// The same of a key that was expected, as this tenant's.
+    #[inline]
+    pub fn fetch_expected(
+        &mut self,
+        tenant: u16,
+        key: &[u8],
+        expected: Expected,
+        fetching: &Fetching,
+    ) -> Result<Fetched<'_>, Needs> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
-        let hash = cache.memory.hash(tenant, key);
-        let found = cache.memory.find(guard, hash, tenant, key);
+        let Expected { hash, sighting } = expected;
+        debug_assert_eq!(hash, cache.memory.hash(tenant, key));
+        let found = cache.memory.find_seen(guard, (hash, sighting), tenant, key);
         let plain = !fetching.changes() && found.is_none_or(|object| !object.access().stale);
         if plain {
             return Ok(cache.fetch_plain(guard, hands, (tenant, key, hash), found, fetching));

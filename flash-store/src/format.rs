@@ -25,6 +25,8 @@ const FLAGS_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 4;
 /// Claims to be a key's record that are checked in one read, at most.
 const CLAIMS_MAX: usize = 16;
+/// Records from the beginning of a read that are gone through one by one: as many as a page has of 60 bytes.
+const WALKED_MAX: usize = 64;
 /// Tenant number of a record that was taken back before its segment was written.
 pub(crate) const TENANT_NOBODY: u16 = u16::MAX;
 const SUPERBLOCK_MAGIC: &[u8; 16] = b"flashare flash 1";
@@ -198,8 +200,8 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// Finds the record of a key in `pages` by its key's bytes, wherever it begins, and verifies it; `seed` tells the seed of each page.
-/// Bytes that a client made up to look like a record cost a checksum each, so no more than a few are looked at.
+/// Finds the record of a key in `pages`, wherever it begins, and verifies it; `seed` tells the seed of each page. Mostly a page begins with a
+/// record, and going from one to the next finds it soonest; where the page begins with the rest of one, its key's bytes do.
 pub(crate) fn find<'p>(
     pages: &'p [Page],
     tenant: u16,
@@ -208,14 +210,26 @@ pub(crate) fn find<'p>(
 ) -> Option<Claimed<'p>> {
     let bytes: &[u8] = bytemuck::cast_slice(pages);
     let own = |claimed: &Claimed<'_>| claimed.record.head.tenant == tenant && claimed.record.head.key == key;
+    let whole = |claimed: &Claimed<'_>| claimed.is_whole(seed(claimed.at / PAGE_BYTES));
+    let row = std::iter::successors(Claimed::at(bytes, 0), |claimed| Claimed::at(bytes, claimed.end()));
+    row.take(WALKED_MAX).find(own).filter(whole).or_else(|| find_by_bytes(bytes, key, own, whole))
+}
+
+/// Bytes that a client made up to look like a record cost a checksum each, so no more than a few are looked at.
+fn find_by_bytes<'p>(
+    bytes: &'p [u8],
+    key: &[u8],
+    own: impl Fn(&Claimed<'_>) -> bool,
+    whole: impl Fn(&Claimed<'_>) -> bool,
+) -> Option<Claimed<'p>> {
     memchr::memmem::find_iter(bytes, key)
         .flat_map(|key_at| {
             [RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + FLAGS_BYTES].map(|before| key_at.checked_sub(before))
         })
         .flatten()
-        .filter_map(|at| Claimed::at(bytes, at).filter(own))
+        .filter_map(|at| Claimed::at(bytes, at).filter(&own))
         .take(CLAIMS_MAX)
-        .find(|claimed| claimed.is_whole(seed(claimed.at / PAGE_BYTES)))
+        .find(whole)
 }
 
 /// All records of a segment's body that are whole, those that were taken back too; `seed` tells the seed of each page.

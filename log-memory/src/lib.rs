@@ -172,7 +172,7 @@ impl LogMemory {
     }
 
     /// The same for a key of which something was seen before: one look at its slot instead of a search, where that is still right.
-    #[inline]
+    #[inline(always)] // each get passes here, in one of two ways: the call was measured to cost 36 instructions
     pub fn find_seen<'t>(
         &'t self,
         turn: &'t Turn<'_>,

@@ -93,6 +93,8 @@ impl FromStr for Admission {
 pub struct Candidate<'c> {
     /// What DRAM saw of the object.
     pub observation: &'c Observation,
+    /// The same as a model sees it.
+    pub features: &'c Features,
     /// The model, if there is one that is to decide.
     pub model: Option<&'c Model>,
     /// What decides where none does.
@@ -107,8 +109,13 @@ pub struct Candidate<'c> {
 
 impl<'c> Candidate<'c> {
     /// One of whom nothing else is known or asked.
-    pub fn new(observation: &'c Observation, model: Option<&'c Model>, deputy: Plain) -> Candidate<'c> {
-        Candidate { observation, model, deputy, threshold: 0.0, dice: 0, future: None }
+    pub fn new(
+        observation: &'c Observation,
+        features: &'c Features,
+        model: Option<&'c Model>,
+        deputy: Plain,
+    ) -> Candidate<'c> {
+        Candidate { observation, features, model, deputy, threshold: 0.0, dice: 0, future: None }
     }
 
     /// The dice, from 0 to 1.
@@ -150,7 +157,7 @@ impl Admission {
             (Admission::Oracle, _) => candidate.future.unwrap_or(false),
             // whatever the verdict: nobody needs to ask for it
             (Admission::Svm, _) if candidate.threshold == f32::NEG_INFINITY => true,
-            (Admission::Svm, Some(model)) => model.score(&seen.features()) > candidate.threshold,
+            (Admission::Svm, Some(model)) => model.score(candidate.features) > candidate.threshold,
             (Admission::Svm, None) => {
                 (if candidate.deputy.admits(seen) { ADMITTED } else { REFUSED }) > candidate.threshold
             }
@@ -162,7 +169,7 @@ impl Admission {
     /// was tried). A plain rule takes whatever it admits for equally probable.
     pub fn merit(self, candidate: &Candidate<'_>) -> f32 {
         let probability = match (self, candidate.model) {
-            (Admission::Svm, Some(model)) => model.probability(&candidate.observation.features()),
+            (Admission::Svm, Some(model)) => model.probability(candidate.features),
             (Admission::Svm, None) if !candidate.deputy.admits(candidate.observation) => REFUSED_PROBABILITY,
             _ => PLAIN_PROBABILITY,
         };
@@ -190,14 +197,9 @@ mod tests {
     fn each_rule_looks_at_its_own() {
         let admits = |rule: &str, reads: u32, history: u32, future: Option<bool>| {
             let observation = Observation { reads, history, ..Observation::default() };
-            let candidate = Candidate {
-                observation: &observation,
-                model: None,
-                deputy: Plain::default(),
-                threshold: 0.0,
-                dice: 7,
-                future,
-            };
+            let features = observation.features();
+            let candidate =
+                Candidate { dice: 7, future, ..Candidate::new(&observation, &features, None, Plain::default()) };
             rule.parse::<Admission>().unwrap().admits(&candidate)
         };
         assert!(admits("all", 0, 0, None) && !admits("none", 9, 7, Some(true)));
@@ -217,9 +219,8 @@ mod tests {
     fn a_threshold_decides_over_a_deputy_too() {
         let admits = |reads: u32, threshold: f32| {
             let observation = Observation { reads, ..Observation::default() };
-            let deputy = Plain::default();
-            let candidate =
-                Candidate { observation: &observation, model: None, deputy, threshold, dice: 7, future: None };
+            let features = observation.features();
+            let candidate = Candidate { threshold, ..Candidate::new(&observation, &features, None, Plain::default()) };
             Admission::Svm.admits(&candidate)
         };
         assert!(admits(1, 0.0) && !admits(0, 0.0));
@@ -230,10 +231,8 @@ mod tests {
     fn what_promises_more_for_each_byte_has_more_merit() {
         let merit = |reads: u32, bytes: u32, model: Option<&Model>| {
             let observation = Observation { reads, bytes, ..Observation::default() };
-            let deputy = Plain::default();
-            let candidate =
-                Candidate { observation: &observation, model, deputy, threshold: 0.0, dice: 7, future: None };
-            Admission::Svm.merit(&candidate)
+            let features = observation.features();
+            Admission::Svm.merit(&Candidate::new(&observation, &features, model, Plain::default()))
         };
         let model = Model::linear([2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], -2.0);
         assert!(merit(3, 100, Some(&model)) > merit(1, 100, Some(&model)));
@@ -244,16 +243,10 @@ mod tests {
     #[test]
     fn random_admits_its_share() {
         let observation = Observation::default();
+        let features = observation.features();
         let admitted = (0..100_000u64).filter(|n| {
             let dice = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0x2545_f491_4f6c_dd1d);
-            let candidate = Candidate {
-                observation: &observation,
-                model: None,
-                deputy: Plain::default(),
-                threshold: 0.0,
-                dice,
-                future: None,
-            };
+            let candidate = Candidate { dice, ..Candidate::new(&observation, &features, None, Plain::default()) };
             Admission::Random(0.3).admits(&candidate)
         });
         assert!((29_000..31_000).contains(&admitted.count()));

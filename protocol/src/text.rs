@@ -41,13 +41,13 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
 pub struct Glance<'b> {
     /// Its (first) key, if it reads or stores one.
     pub key: Option<&'b [u8]>,
-    /// It is a get of that key alone, and all of it has come.
-    pub is_plain_get: bool,
+    /// It is a get of that key alone, or an mg: [`parse`] would say the same. All of it has come, and the key fits.
+    pub is_certain: bool,
     /// Bytes up to the next request.
     pub bytes: usize,
 }
 
-/// Glances at the request that begins `bytes`, without judging it unless it is a plain get. None if what is asked for is not to be seen,
+/// Glances at the request that begins `bytes`, without judging it unless it is a get of one key or an mg. None if what is asked for is not to be seen,
 /// or has not come.
 #[inline]
 pub fn glance(bytes: &[u8]) -> Option<Glance<'_>> {
@@ -59,7 +59,16 @@ pub fn glance(bytes: &[u8]) -> Option<Glance<'_>> {
             _ => 0,
         };
         if end > 0 && (1..=KEY_BYTES_MAX).contains(&len) {
-            return Some(Glance { key: Some(&rest[..len]), is_plain_get: true, bytes: 4 + len + end });
+            return Some(Glance { key: Some(&rest[..len]), is_certain: true, bytes: 4 + len + end });
+        }
+    } else if let Some(rest) = bytes.strip_prefix(b"mg ") {
+        let len = word_end(rest)?;
+        let (key, tail) = rest.split_at(len);
+        // flags are few and short: what a vector search takes to begin is longer than most of them
+        let end = tail.iter().position(|byte| *byte == b'\n')?;
+        let words = tail[..end].strip_suffix(b"\r").unwrap_or(&tail[..end]);
+        if (1..=KEY_BYTES_MAX).contains(&len) && words.first().is_none_or(|byte| *byte == b' ') {
+            return Some(Glance { key: Some(key), is_certain: true, bytes: 3 + len + end + 1 });
         }
     }
     glance_at_line(bytes)
@@ -71,19 +80,19 @@ fn glance_at_line(bytes: &[u8]) -> Option<Glance<'_>> {
         [b'g', b'e', b't', b' ', rest @ ..] => (b'g', rest),
         [b'm', b'g', b' ', rest @ ..] => (b'g', rest),
         [b's', b'e', b't', b' ', rest @ ..] => (b's', rest),
-        _ => return Some(Glance { key: None, is_plain_get: false, bytes: end + 1 }),
+        _ => return Some(Glance { key: None, is_certain: false, bytes: end + 1 }),
     };
     let line = &rest[..end - (bytes.len() - rest.len())];
     let key = Some(&line[..word_end(line).unwrap_or(line.len())]);
     if verb == b'g' {
-        return Some(Glance { key, is_plain_get: false, bytes: end + 1 });
+        return Some(Glance { key, is_certain: false, bytes: end + 1 });
     }
     let stated = Keys(line).nth(3)?.trim_ascii_end();
     let value = stated.iter().try_fold(0usize, |sum, digit| {
         let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
         sum.checked_mul(10)?.checked_add(usize::from(digit))
     })?;
-    Some(Glance { key, is_plain_get: false, bytes: (end + 1).checked_add(value)?.checked_add(2)? })
+    Some(Glance { key, is_certain: false, bytes: (end + 1).checked_add(value)?.checked_add(2)? })
 }
 
 fn is_http(line: &[u8]) -> bool {
@@ -330,22 +339,32 @@ mod tests {
 
     #[test]
     fn a_glance_sees_what_a_parser_would() {
-        let plain = |text: &'static str| {
+        let seen = |text: &'static str| {
             let glance = glance(text.as_bytes()).unwrap();
-            (glance.key.unwrap(), glance.is_plain_get, glance.bytes)
+            (std::str::from_utf8(glance.key.unwrap()).unwrap(), glance.is_certain, glance.bytes)
         };
-        assert_eq!(plain("get a\r\nget b\r\n"), (&b"a"[..], true, 7));
-        assert_eq!(plain("get key-of-more-than-eight-bytes\n"), (&b"key-of-more-than-eight-bytes"[..], true, 33));
-        for (other, key) in
-            [("get a b\r\n", "a"), ("get a \r\n", "a"), ("get a\tb\r\n", "a"), ("get  a\r\n", ""), ("mg a v\r\n", "a")]
-        {
-            assert_eq!(plain(other), (key.as_bytes(), false, other.len()), "{other:?}");
+        assert_eq!(seen("get a\r\nget b\r\n"), ("a", true, 7));
+        assert_eq!(seen("get key-of-more-than-eight-bytes\n"), ("key-of-more-than-eight-bytes", true, 33));
+        assert_eq!(seen("mg a v\r\nmn\r\n"), ("a", true, 8));
+        assert_eq!(seen("mg key-of-more-than-eight-bytes\n"), ("key-of-more-than-eight-bytes", true, 32));
+        for (other, key) in [
+            ("get a b\r\n", "a"),
+            ("get a \r\n", "a"),
+            ("get a\tb\r\n", "a"),
+            ("get  a\r\n", ""),
+            ("mg  a v\r\n", ""),
+            ("mg a\tb v\r\n", "a"),
+        ] {
+            assert_eq!(seen(other), (key, false, other.len()), "{other:?}");
         }
-        assert_eq!(plain("set a 0 0 3\r\nabc\r\nget b\r\n"), (&b"a"[..], false, 18));
+        assert_eq!(seen("set a 0 0 3\r\nabc\r\nget b\r\n"), ("a", false, 18));
         assert_eq!(glance(b"get a"), None);
         assert_eq!(glance(b"get a\r"), None);
-        let long = format!("get {}\r\n", "k".repeat(251));
-        assert!(!glance(long.as_bytes()).unwrap().is_plain_get);
+        assert_eq!(glance(b"mg a v\r"), None);
+        for verb in ["get", "mg"] {
+            let long = format!("{verb} {}\r\n", "k".repeat(251));
+            assert!(!glance(long.as_bytes()).unwrap().is_certain, "{verb}");
+        }
     }
 
     #[test]
@@ -385,6 +404,28 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn what_a_glance_is_certain_of_a_parser_says_too(rest in "[ab \t\r\n\u{0}]{0,12}", verb in "(get|mg) ?") {
+            let text = format!("{verb}{rest}");
+            let Some(Glance { key: Some(seen), is_certain: true, bytes }) = glance(text.as_bytes()) else {
+                return Ok(());
+            };
+            let Parsed::Line(request, line) = parse(text.as_bytes()) else { panic!("{text:?}") };
+            assert_eq!(line, bytes, "{text:?}");
+            match request {
+                Request::Get { keys, with_cas: false, touch: None } => {
+                    assert_eq!(keys.collect::<Vec<_>>(), [seen], "{text:?}");
+                }
+                // what stands behind the key, less the line's end, are the flags
+                Request::Meta(MetaVerb::Get, key, words) => {
+                    let rest = &text.as_bytes()[3 + seen.len()..line - 1];
+                    let flags = Keys(rest.strip_suffix(b"\r").unwrap_or(rest));
+                    assert_eq!((key, words.collect::<Vec<_>>()), (seen, flags.collect::<Vec<_>>()), "{text:?}");
+                }
+                other => panic!("{text:?}: {other:?}"),
+            }
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             if let Parsed::Line(Request::Get { keys, .. }, _) = parse(&bytes) {

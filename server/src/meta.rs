@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use cache::{
-    Cache, Counted, Counting, Delta, FlashObject, Mode, Needs, Removed, Removing, Seen, Stored, Storing, Turn,
+    Cache, Counted, Counting, Delta, Expected, FlashObject, Mode, Needs, Removed, Removing, Seen, Stored, Storing, Turn,
 };
 use cache::{Fetched, Fetching};
 use protocol::{KEY_BYTES_MAX, Keys, Meta, MetaVerb, Reply, text};
@@ -31,14 +31,43 @@ pub(crate) fn request(
             return Served::Done;
         }
     };
+    serve(turn, connection, verb, &meta)
+}
+
+/// Serves an mg whose key, as it is on the line, was looked at ahead.
+pub(crate) fn get_expected(
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    key: &[u8],
+    words: Keys<'_>,
+    seen: (u16, Expected),
+) -> Served {
+    match Meta::parse(key, words) {
+        // what was looked at was not the key
+        Ok(meta) if meta.base64 => serve(turn, connection, MetaVerb::Get, &meta),
+        Ok(meta) => {
+            connection.count_meta_command();
+            get(turn, connection, &meta, key, seen)
+        }
+        Err(line) => {
+            connection.reply(Reply::Wanted, line);
+            Served::Done
+        }
+    }
+}
+
+fn serve(turn: &mut Turn<'_>, connection: &mut Connection, verb: MetaVerb, meta: &Meta<'_>) -> Served {
     let mut decoded = [0; KEY_BYTES_MAX];
     let key = meta.key_in(&mut decoded).expect("it was decoded when the flags were read");
-    connection.server().meta_commands.fetch_add(1, Ordering::Relaxed);
+    connection.count_meta_command();
     match verb {
-        MetaVerb::Get => get(turn, connection, &meta, key),
-        MetaVerb::Delete => delete(turn, connection, &meta, key),
-        MetaVerb::Arithmetic => arithmetic(turn, connection, &meta, key),
-        MetaVerb::Debug => debug(turn, connection, &meta, key),
+        MetaVerb::Get => {
+            let tenant = connection.tenant_of(turn.cache(), key);
+            get(turn, connection, meta, key, (tenant, turn.expect_alone(tenant, key)))
+        }
+        MetaVerb::Delete => delete(turn, connection, meta, key),
+        MetaVerb::Arithmetic => arithmetic(turn, connection, meta, key),
+        MetaVerb::Debug => debug(turn, connection, meta, key),
     }
 }
 
@@ -140,7 +169,13 @@ fn reparsed(line: &[u8]) -> Option<Meta<'_>> {
     Meta::parse(key, words).ok()
 }
 
-fn get(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key: &[u8]) -> Served {
+fn get(
+    turn: &mut Turn<'_>,
+    connection: &mut Connection,
+    meta: &Meta<'_>,
+    key: &[u8],
+    (tenant, expected): (u16, Expected),
+) -> Served {
     let cache = turn.cache();
     let now = cache.now();
     let fetching = Fetching {
@@ -149,7 +184,7 @@ fn get(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Meta<'_>, key: &
         create: expiry_of(cache, meta.create).map(|expiry| (expiry, meta.unique)),
         recache_before: expiry_of(cache, meta.recache),
     };
-    match turn.fetch(connection.tenant_of(cache, key), key, &fetching) {
+    match turn.fetch_expected(tenant, key, expected, &fetching) {
         Err(needs) => return Served::Needs(needs),
         Ok(Fetched::Hit(object, seen)) => {
             let (client_flags, unique) = (object.client_flags(), connection.shown(object.unique()));

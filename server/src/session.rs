@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cache::{Cache, Landing, Listing, Turn, Worker};
-use protocol::{Reply, Request, text};
+use cache::{Cache, Expected, Landing, Listing, Turn, Worker};
+use protocol::{Keys, Reply, Request, text};
 
 pub(crate) use ahead::AHEAD;
 use ahead::Ahead;
@@ -113,6 +113,8 @@ pub struct Connection {
     paid: bool,
     /// The tenant to whose bandwidth the reply goes.
     payer: Option<u16>,
+    /// Meta commands that were not reported yet.
+    meta_commands: u64,
 }
 
 impl Connection {
@@ -146,6 +148,7 @@ impl Connection {
             counted: tenant.filter(|_| counted),
             paid: false,
             payer: None,
+            meta_commands: 0,
         }
     }
 
@@ -213,6 +216,7 @@ impl Connection {
             }
         }
         drop(turn);
+        self.report();
         if let Some(peer) = &self.peer {
             let doing = match () {
                 () if self.watcher.is_some() => Doing::Watching,
@@ -263,6 +267,17 @@ impl Connection {
         goes_on
     }
 
+    /// What was counted here goes to where others see it: once a turn, not once a request.
+    fn report(&mut self) {
+        if self.meta_commands > 0 {
+            self.server.meta_commands.fetch_add(std::mem::take(&mut self.meta_commands), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_meta_command(&mut self) {
+        self.meta_commands += 1;
+    }
+
     /// More replies wait than -o read_buf_mem_limit has room for: as memcached, nothing of them is sent, and it is over.
     fn refuse_replies(&mut self) {
         self.server.replies_refused.fetch_add(1, Ordering::Relaxed);
@@ -276,9 +291,13 @@ impl Connection {
         }
         if !cache.registry().has_limits()
             && self.answered == 0
-            && let Some(Ahead { begin, next, key_bytes, tenant, expected }) = self.next_plain_get()
+            && let Some(Ahead { begin, next, key_bytes, tenant, expected }) = self.next_known()
         {
             const VERB: usize = "get ".len();
+            if input[begin] == b'm' {
+                let served = self.serve_meta_get(turn, &input[begin..next], key_bytes, (tenant, expected));
+                return self.finish(served, next - begin);
+            }
             let key = &input[begin + VERB..begin + VERB + key_bytes];
             let served = match serve::get_one(cache, turn, self, (tenant, key, expected), false) {
                 true => {
@@ -315,13 +334,31 @@ impl Connection {
                 }
             }
             text::Parsed::Line(request, line) => {
-                if let (Request::Stats(_), Some(peer)) = (&request, &self.peer) {
-                    peer.note(Doing::Serving, Some(cache.now()));
+                if let Request::Stats(_) = request {
+                    self.report();
+                    if let Some(peer) = &self.peer {
+                        peer.note(Doing::Serving, Some(cache.now()));
+                    }
                 }
                 let served = serve::request(cache, turn, self, &request);
                 self.finish(served, line)
             }
         }
+    }
+
+    /// Serves an mg whose line was looked at ahead. Not inlined: gets of the classic dialect do not pass here.
+    #[inline(never)]
+    fn serve_meta_get(
+        &mut self,
+        turn: &mut Turn<'_>,
+        line: &[u8],
+        key_bytes: usize,
+        expected: (u16, Expected),
+    ) -> Served {
+        let (key, flags) = line["mg ".len()..].split_at(key_bytes);
+        let flags = flags.strip_suffix(b"\n").unwrap_or(flags);
+        let flags = flags.strip_suffix(b"\r").unwrap_or(flags);
+        meta::get_expected(turn, self, key, Keys::of_line(flags), expected)
     }
 
     /// What it sent makes no sense: nothing more is served.
@@ -336,6 +373,7 @@ impl Connection {
     }
 
     /// What follows from a request of `bytes` bytes. Returns whether the next one can be served.
+    #[inline]
     fn finish(&mut self, served: Served, bytes: usize) -> bool {
         self.expected = 0; // what was waited for has come, or is not wanted
         match served {

@@ -1,7 +1,7 @@
 //! What the objects of a cleaner pass are worth to their tenants.
 
 use log_memory::Part;
-use predictor::{Admission, Candidate, Model, Observation, Plain};
+use predictor::{Admission, Candidate, Features, Model, Observation, Plain};
 use tenants::{Rank, Standing};
 
 use super::fate::Entry;
@@ -66,14 +66,19 @@ impl Appraiser {
     }
 
     fn worth(&self, seen: &Observation, bytes: usize) -> u64 {
+        let features = (self.model.is_some() || self.flash.is_some()).then(|| seen.features());
         self.rank.worth(&Standing {
             idle: seen.idle,
             age: seen.age,
             reads: seen.reads,
             bytes: bytes as u32,
             history: seen.history,
-            score: self.model.as_ref().map(|model| model.score(&seen.features())),
-            is_for_flash: self.flash.as_ref().is_some_and(|flash| flash.would_have(seen)),
+            score: self.model.as_ref().zip(features.as_ref()).map(|(model, features)| model.score(features)),
+            is_for_flash: self
+                .flash
+                .as_ref()
+                .zip(features.as_ref())
+                .is_some_and(|(flash, features)| flash.would_have(seen, features)),
         })
     }
 }
@@ -90,7 +95,8 @@ impl FlashOutlook {
 
     /// Whether flash would have an object: the place in DRAM matters less then. Not if it is stored again and again: each time that flash has it, it
     /// would have to be written anew.
-    fn would_have(&self, seen: &Observation) -> bool {
-        seen.updates == 0 && self.rule.merit(&Candidate::new(seen, self.model.as_ref(), self.deputy)) > self.bar
+    fn would_have(&self, seen: &Observation, features: &Features) -> bool {
+        let candidate = Candidate::new(seen, features, self.model.as_ref(), self.deputy);
+        seen.updates == 0 && self.rule.merit(&candidate) > self.bar
     }
 }

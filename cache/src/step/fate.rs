@@ -101,11 +101,12 @@ impl Cache {
     /// Whether the rule has it written to flash, and the budgets too.
     pub(super) fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
         let (model, deputy) = self.judge(offer.tenant);
+        let features = observation.features();
         let candidate = Candidate {
             threshold: self.threshold(offer.tenant),
             dice: self.dice_of(offer.hash),
             future: self.foresight.get().map(|foresees| foresees(offer.key)),
-            ..Candidate::new(observation, model.as_ref(), deputy)
+            ..Candidate::new(observation, &features, model.as_ref(), deputy)
         };
         let rule = self.settings.admission;
         if !rule.admits(&candidate) {

@@ -15,7 +15,7 @@ pub(super) struct Ahead {
     pub(super) begin: usize,
     /// Where the next one does.
     pub(super) next: usize,
-    /// Bytes of its key, if it is a get of that key alone; else 0.
+    /// Bytes of its key, if it is a get or an mg of which all is known; else 0.
     pub(super) key_bytes: usize,
     pub(super) tenant: u16,
     pub(super) expected: Expected,
@@ -23,7 +23,7 @@ pub(super) struct Ahead {
 
 impl Connection {
     /// Looks at the requests that have come, so that what they will read is on its way from memory when they are served, and so that gets of
-    /// one key need no other look.
+    /// one key need no other look, whichever of the dialects they are in.
     pub(super) fn look_ahead(&mut self, cache: &Cache, turn: &Turn<'_>, input: &[u8]) {
         self.ahead.clear();
         let mut at = self.used;
@@ -33,12 +33,12 @@ impl Connection {
             let (begin, next) = (at, at + glance.bytes);
             let is_alone = self.ahead.is_empty() && next >= input.len();
             if let Some(key) = glance.key
-                && (glance.is_plain_get || !is_alone)
+                && (glance.is_certain || !is_alone)
             {
                 let tenant = self.tenant_of(cache, key);
                 // one request alone would be fetched no sooner
                 let expected = if is_alone { turn.expect_alone(tenant, key) } else { turn.expect(tenant, key) };
-                let key_bytes = if glance.is_plain_get { key.len() } else { 0 };
+                let key_bytes = if glance.is_certain { key.len() } else { 0 };
                 self.ahead.push(Ahead { begin, next, key_bytes, tenant, expected });
             }
             at = next;
@@ -53,8 +53,8 @@ impl Connection {
         self.expected_to = at;
     }
 
-    /// The request that comes next, if it is a get of one key that was looked at ahead.
-    pub(super) fn next_plain_get(&mut self) -> Option<Ahead> {
+    /// The request that comes next, if it was looked at ahead and is known for what it is.
+    pub(super) fn next_known(&mut self) -> Option<Ahead> {
         while self.ahead.last().is_some_and(|ahead| ahead.begin < self.used) {
             self.ahead.pop();
         }
