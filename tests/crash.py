@@ -159,7 +159,7 @@ def main():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     clients = [Client(number, arguments.seed) for number in range(CLIENTS)]
-    before, came, kills = 0, 0, 0
+    before, came, kills, on_flash = 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
             process = start(arguments.server, folder, port, arguments.sync)

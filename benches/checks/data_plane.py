@@ -5,7 +5,6 @@ figures are medians over rounds, ratios are medians of ratios within a round.
 """
 
 import json
-import pathlib
 import statistics
 import subprocess
 import time

@@ -1,7 +1,6 @@
 """flashare-trace itself: speeds, and whether what it says of a trace, of the engine and of a server is true."""
 
 import collections
-import json
 import math
 import os
 import pathlib
