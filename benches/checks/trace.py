@@ -4,6 +4,7 @@ import collections
 import math
 import os
 import pathlib
+import statistics
 import subprocess
 import time
 
@@ -17,7 +18,12 @@ VALUE_BYTES_MAX = 1_048_200
 # the replay's default: four connections with eight requests under way on each
 IN_FLIGHT = 32
 # the same in both: which keys are sampled, and so what the model learns, depends on it
-SEED = 7
+SEEDS = [7, 8, 9]
+# where fewer segments than this go to flash, chance moves a run by more than a bound: the mean of all seeds is compared
+FEW_SEGMENTS = 500
+# requests a second of replays that would be more than a worker takes in while it cleans: the simulator knows no worker that waits
+RATES = {"blocks-w92a": 1500}
+COMPARED = ["hit_ratio", "flash_bytes_written"]
 
 
 def measure(quick):
@@ -116,24 +122,36 @@ def agreement(name, trace, described, folder):
     total = described["working_set_bytes"] / 4 / 2**20
     dram = max(4, round(total / 8))
     flash = max(24, round(total * 7 / 8))
+    pairs = [pair(name, trace, dram, flash, SEEDS[0], folder)]
+    segment = math.gcd(*(run["flash_bytes_written"] for run in pairs[0]))
+    what = f"{name}, {dram} and {flash} MiB" + (f", {RATES[name]:,} requests/s" if name in RATES else "")
+    if 0 < pairs[0][0]["flash_bytes_written"] < FEW_SEGMENTS * segment:
+        pairs += [pair(name, trace, dram, flash, seed, folder) for seed in SEEDS[1:]]
+        what += f", mean of {len(pairs)}"
+    ran, simulated = ({key: statistics.mean(run[key] for run in runs) for key in COMPARED} for runs in zip(*pairs))
+    points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
+    wrote, would = ran["flash_bytes_written"], simulated["flash_bytes_written"]
+    # flash is written in whole segments: where few are, one more or less says nothing
+    percent = max(abs(wrote - would) - segment, 0) / max(wrote, would, 1) * 100
+    wrong = sum(run["wrong_values"] + run["stale_values"] for runs in pairs for run in runs)
+    return [
+        at_most(f"{what}: hit ratio {ran['hit_ratio']:.2%}, apart from the simulated", points, 1, "{:.2f}", " points"),
+        at_most(f"{what}: {wrote / 1e6:.1f} MB to flash, apart from the simulated", percent, 5, "{:.1f}", " %"),
+        at_most(f"{what}: wrong and stale values", wrong, 0, "{}"),
+    ]
+
+
+def pair(name, trace, dram, flash, seed, folder):
+    """What a replay against the server came to, and a simulation of the same at the same pace."""
     config = folder / f"{name}.toml"
     equal_tenants(trace, dram, config)
     sizes = ["-m", dram, "--config", config, "--flash", f"{folder}/{name}.flash:{flash}MiB"]
-    with Server([BIN / "flashare", "-p", "{port}", "-t", 2, "--seed", SEED, *sizes]) as server:
-        ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX)
+    rate = ["--rate", RATES[name]] if name in RATES else []
+    with Server([BIN / "flashare", "-p", "{port}", "-t", 2, "--seed", seed, *sizes]) as server:
+        ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX, *rate)
     for file in folder.glob(f"{name}.flash*"):
         file.unlink()
     # as fast as the replay was: what is saved of a budget depends on it
     pace = ["--in-flight", IN_FLIGHT, "--speed", f"x{max(ran['trace_seconds'] / ran['seconds'], 1e-6)}"]
-    simulated = trace_tool("simulate", trace, "--dram", f"{dram}MiB", "--flash", f"{flash}MiB", "--config", config, "--seed", SEED, *pace)
-    points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
-    wrote, would = ran["flash_bytes_written"], simulated["flash_bytes_written"]
-    # flash is written in whole segments: where few are, one more or less says nothing
-    segment = math.gcd(wrote, would)
-    percent = max(abs(wrote - would) - segment, 0) / max(wrote, would, 1) * 100
-    what = f"{name}, {dram} and {flash} MiB"
-    return [
-        at_most(f"{what}: hit ratio {ran['hit_ratio']:.2%}, apart from the simulated", points, 1, "{:.2f}", " points"),
-        at_most(f"{what}: {wrote / 1e6:.1f} MB to flash, apart from the simulated", percent, 5, "{:.1f}", " %"),
-        at_most(f"{what}: wrong and stale values", ran["wrong_values"] + ran["stale_values"] + simulated["wrong_values"], 0, "{}"),
-    ]
+    sizes = ["--dram", f"{dram}MiB", "--flash", f"{flash}MiB"]
+    return ran, trace_tool("simulate", trace, *sizes, "--config", config, "--seed", seed, *pace)

@@ -21,6 +21,8 @@ name=$(basename "$trace" | cut -d. -f1)
 # the same for all
 extstore_dram=${EXTSTORE_DRAM:-$((dram > 16 ? dram : 16))}
 limit=$((dram * 2 + 64))
+# as many workers as cores, of each server alike
+threads=$(nproc)
 cat > "$out/$name.toml" <<T
 memory = "${limit}MiB"
 rounds = $rounds
@@ -29,20 +31,20 @@ pipeline = ${PIPELINE:-16}
 [[server]]
 name = "flashare"
 dram = "${dram}MiB"
-command = "target/release/flashare -p {port} -t 4 -m $dram --config {tenants} --flash {folder}/flash:${flash}MiB"
+command = "target/release/flashare -p {port} -t $threads -m $dram --config {tenants} --flash {folder}/flash:${flash}MiB"
 
 [[server]]
 name = "memcached"
-command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $dram"
+command = "$memcached -u root -l 127.0.0.1 -p {port} -t $threads -m $dram"
 
 [[server]]
 name = "memcached-extstore-$extstore_dram"
-command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $extstore_dram -o ext_path={folder}/ext:${flash}m,ext_page_size=${EXTSTORE_PAGE:-8},ext_wbuf_size=2,ext_threads=1,ext_item_size=512"
+command = "$memcached -u root -l 127.0.0.1 -p {port} -t $threads -m $extstore_dram -o ext_path={folder}/ext:${flash}m,ext_page_size=${EXTSTORE_PAGE:-8},ext_wbuf_size=2,ext_threads=1,ext_item_size=512"
 
 [[server]]
 name = "memcached-all-dram"
 memory = "0"
-command = "$memcached -u root -l 127.0.0.1 -p {port} -t 4 -m $((dram + flash))"
+command = "$memcached -u root -l 127.0.0.1 -p {port} -t $threads -m $((dram + flash))"
 T
 $tool compare "$out/$name.toml" --trace "$trace" --json "$out/$name.json" --report "$out/$name-servers.html"
 $tool simulate "$trace" --dram "${dram}MiB" --flash "${flash}MiB" --json "$out/$name-simulated.json"

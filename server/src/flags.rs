@@ -69,9 +69,9 @@ pub struct Flags {
     /// Character that ends the prefix of a key, for stats by prefix; turns them on
     #[arg(short = 'D', value_name = "CHAR")]
     pub prefix_end: Option<char>,
-    /// Worker threads
-    #[arg(short = 't', long = "threads", value_name = "NUM", default_value_t = 4)]
-    pub threads: usize,
+    /// Worker threads; 4, or as many as there are cores if those are fewer
+    #[arg(short = 't', long = "threads", value_name = "NUM")]
+    pub threads: Option<usize>,
     /// Requests that a connection may have served before others get their turn
     #[arg(short = 'R', long = "max-reqs-per-event", value_name = "NUM", default_value_t = 20)]
     pub requests_a_turn: usize,
