@@ -122,11 +122,13 @@ def agreement(name, trace, described, folder):
     total = described["working_set_bytes"] / 4 / 2**20
     dram = max(4, round(total / 8))
     flash = max(24, round(total * 7 / 8))
-    pairs = [pair(name, trace, dram, flash, SEEDS[0], folder)]
+    config = folder / f"{name}.toml"
+    equal_tenants(trace, dram, config)
+    pairs = [pair(name, trace, dram, flash, config, SEEDS[0])]
     segment = math.gcd(*(run["flash_bytes_written"] for run in pairs[0]))
     what = f"{name}, {dram} and {flash} MiB" + (f", {RATES[name]:,} requests/s" if name in RATES else "")
     if 0 < pairs[0][0]["flash_bytes_written"] < FEW_SEGMENTS * segment:
-        pairs += [pair(name, trace, dram, flash, seed, folder) for seed in SEEDS[1:]]
+        pairs += [pair(name, trace, dram, flash, config, seed) for seed in SEEDS[1:]]
         what += f", mean of {len(pairs)}"
     ran, simulated = ({key: statistics.mean(run[key] for run in runs) for key in COMPARED} for runs in zip(*pairs))
     points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
@@ -141,17 +143,16 @@ def agreement(name, trace, described, folder):
     ]
 
 
-def pair(name, trace, dram, flash, seed, folder):
+def pair(name, trace, dram, flash, config, seed):
     """What a replay against the server came to, and a simulation of the same at the same pace."""
-    config = folder / f"{name}.toml"
-    equal_tenants(trace, dram, config)
-    sizes = ["-m", dram, "--config", config, "--flash", f"{folder}/{name}.flash:{flash}MiB"]
+    device = config.with_suffix(".flash")
     rate = ["--rate", RATES[name]] if name in RATES else []
-    with Server([BIN / "flashare", "-p", "{port}", "-t", 2, "--seed", seed, *sizes]) as server:
+    settings = ["-t", 2, "--seed", seed, "-m", dram, "--config", config, "--flash", f"{device}:{flash}MiB"]
+    with Server([BIN / "flashare", "-p", "{port}", *settings]) as server:
         ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX, *rate)
-    for file in folder.glob(f"{name}.flash*"):
+    for file in device.parent.glob(f"{device.name}*"):
         file.unlink()
     # as fast as the replay was: what is saved of a budget depends on it
     pace = ["--in-flight", IN_FLIGHT, "--speed", f"x{max(ran['trace_seconds'] / ran['seconds'], 1e-6)}"]
-    sizes = ["--dram", f"{dram}MiB", "--flash", f"{flash}MiB"]
-    return ran, trace_tool("simulate", trace, *sizes, "--config", config, "--seed", seed, *pace)
+    settings = ["--seed", seed, "--dram", f"{dram}MiB", "--config", config, "--flash", f"{flash}MiB"]
+    return ran, trace_tool("simulate", trace, *settings, *pace)
