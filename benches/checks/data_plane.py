@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import flash_hits
 from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch
+from .load import fill, interleaved, load, middle, peer, ratio
 
 # name, arguments of the load generator, bound on CPU of memcached's, bound on CPU of the null server's
 LOADS = [
@@ -26,46 +27,12 @@ LOADS = [
 KEYS = 1_000_000
 
 
-def peer():
-    return subprocess.check_output([ROOT / "benches/peers/memcached.sh"], text=True).strip()
-
-
-def load(server, *arguments, seconds=2.0, at=None):
-    """One run of the load generator on the second core."""
-    where = at or f"127.0.0.1:{server.port}"
-    command = ["taskset", "-c", "1", BIN / "load", "--server", where, "--pid", server.process.pid, "--seconds", seconds]
-    command += ["--warm-up", min(0.5, seconds / 3), *arguments]
-    return json.loads(subprocess.check_output(list(map(str, command)), text=True))
-
-
-def fill(server, *arguments, at=None):
-    command = ["taskset", "-c", "1", BIN / "load", "--fill", "--server", at or f"127.0.0.1:{server.port}", *arguments]
-    subprocess.run(list(map(str, command)), check=True)
-
-
 def memcached(*flags):
     return Server([peer(), "-u", "root", "-l", "127.0.0.1", "-p", "{port}", "-t", 1, "-c", 2000, *flags], cpu=0)
 
 
 def flashare(*flags, binary=None):
     return Server([binary or BIN / "flashare", "-p", "{port}", "-t", 1, "-c", 2000, "--no-flash", *flags], cpu=0)
-
-
-def ratio(runs, ours, theirs, key="cpu_us_a_request"):
-    return statistics.median(mine[key] / other[key] for mine, other in zip(runs[ours], runs[theirs]))
-
-
-def middle(runs, who, key="cpu_us_a_request"):
-    return statistics.median(run[key] for run in runs[who])
-
-
-def interleaved(servers, arguments, rounds, seconds, unchecked=()):
-    runs = {name: [] for name in servers}
-    for round_number in range(rounds):
-        for name, server in servers.items():
-            extra = ["--unchecked"] if name in unchecked else []
-            runs[name].append(load(server, "--seed", round_number + 1, *arguments, *extra, seconds=seconds))
-    return runs
 
 
 def measure(quick):

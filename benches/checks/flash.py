@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import time
 
-from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, exactly, scratch
+from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, exactly, free_port, scratch
+from .load import fill, peer
 
 WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
 MIXES = ["kvcache_reg", "graph_cache_leader_fbobj", "graph_cache_follower_assocs"]
@@ -60,8 +61,6 @@ def size_of(found):
 
 def extstore(quick):
     """DRAM that memcached's extstore takes for an object of 600 bytes: what is resident, beyond an empty server's, over what it holds."""
-    from .data_plane import fill, peer
-
     keys = 300_000 if quick else 1_500_000
     dram = 24 if quick else 100
     with scratch() as folder:
@@ -138,9 +137,6 @@ def first_answer(command):
 
 
 def restarts(quick):
-    from .data_plane import fill
-    from .kit import free_port
-
     size = 512 if quick else 4096
     rows = []
     with scratch() as folder:

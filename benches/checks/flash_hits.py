@@ -7,11 +7,11 @@ import json
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from .kit import BIN, Row, Server, at_least, at_most, scratch
+from .load import fill, interleaved, load, middle, peer, ratio
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup/memory")
 VALUE = 2000
@@ -29,10 +29,8 @@ def measure(quick):
         return [Row("flash hits", "not measured: no memory cgroup may be made here", "stated", False)]
     if shutil.which("fio") is None:
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "fio"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    from .data_plane import fill, load, peer
-
     keys, limit_mib, dram = (100_000, 90, 30) if quick else (1_000_000, 320, 100)
-    seconds, rounds = (0.6, 1) if quick else (3.0, 3)
+    seconds, rounds = (0.6, 1) if quick else (1.5, 7)
     rows = []
     with scratch() as folder:
         flash = f"{folder}/ours.flash:{keys * VALUE * 3 // 2 >> 20}MiB"
@@ -52,28 +50,38 @@ def measure(quick):
                 list(both.map(lambda server: fill(server, *filling), servers.values()))
             reading = ["--mode", "get", "--keys", keys, "--value-bytes", VALUE, "--skew", 0]
             for label, arguments, depth in LOADS:
-                runs = {name: [] for name in servers}
-                disk = []
+                runs = {name: [] for name in (*servers, "fio")}
                 for number in range(rounds):
                     for name, server in servers.items():
-                        runs[name].append(load(server, *reading, *arguments, "--seed", number + 1, seconds=seconds))
-                    disk.append(fio(folder, keys * VALUE, depth, seconds))
-                hits = {name: statistics.median((run["requests"] - run["misses"]) / run["seconds"] for run in ran) for name, ran in runs.items()}
-                cpu = {name: statistics.median(run["cpu_us_a_request"] for run in ran) for name, ran in runs.items()}
-                rows.append(Row(f"flash, {label}: misses of requests, ours and extstore's", " ".join(f"{ran[-1]['misses'] / ran[-1]['requests']:.1%}" for ran in runs.values()), "stated", True))
-                if any(disk):
-                    rows.append(at_least(f"flash, {label}: {hits['flashare']:,.0f} hits/s, of fio's {statistics.median(disk):,.0f}", hits["flashare"] / statistics.median(disk), 0.9))
-                rows.append(at_least(f"flash, {label}: of extstore's {hits['extstore']:,.0f}", hits["flashare"] / hits["extstore"], 1.8))
-                rows.append(at_most(f"flash, {label}: CPU {cpu['flashare']:.1f} us, of extstore's {cpu['extstore']:.1f}", cpu["flashare"] / cpu["extstore"], 0.5))
-            rate = int(hits["extstore"] * 0.6)
-            tails = {name: load(server, *reading, "--connections", 50, "--rate", rate, seconds=seconds)["p99_us"] for name, server in servers.items()}
-            rows.append(at_most(f"flash: p99 at {rate:,}/s {tails['flashare']:.0f} us, of extstore's {tails['extstore']:.0f}", tails["flashare"] / tails["extstore"], 1.0))
+                        runs[name].append(hits(load(server, *reading, *arguments, "--seed", number + 1, seconds=seconds)))
+                    runs["fio"].append({"hits": fio(folder, keys * VALUE, depth, seconds)})
+                rows += rows_of(f"flash, {label}", runs)
+            rate = int(0.6 * middle(runs, "extstore", "hits"))
+            runs = interleaved(servers, [*reading, "--connections", 50, "--rate", rate], rounds, seconds)
+            name = f"flash: p99 at {rate:,}/s {middle(runs, 'flashare', 'p99_us'):.0f} us, of extstore's {middle(runs, 'extstore', 'p99_us'):.0f}"
+            rows.append(at_most(name, ratio(runs, "flashare", "extstore", "p99_us"), 1.0))
         finally:
             for name, server in servers.items():
                 server.__exit__()
             for group in CGROUPS.glob(f"bounds-{os.getpid()}-*"):
                 group.rmdir()
     return rows
+
+
+def hits(run):
+    """A run of the load generator, with its hits a second."""
+    return {**run, "hits": (run["requests"] - run["misses"]) / run["seconds"]}
+
+
+def rows_of(label, runs):
+    missed = " ".join(f"{runs[name][-1]['misses'] / runs[name][-1]['requests']:.1%}" for name in ("flashare", "extstore"))
+    rows = [Row(f"{label}: misses of requests, ours and extstore's", missed, "stated", True)]
+    if all(read["hits"] for read in runs["fio"]):
+        name = f"{label}: {middle(runs, 'flashare', 'hits'):,.0f} hits/s, of fio's {middle(runs, 'fio', 'hits'):,.0f}"
+        rows.append(at_least(name, ratio(runs, "flashare", "fio", "hits"), 0.9))
+    rows.append(at_least(f"{label}: of extstore's {middle(runs, 'extstore', 'hits'):,.0f}", ratio(runs, "flashare", "extstore", "hits"), 1.8))
+    name = f"{label}: CPU {middle(runs, 'flashare'):.1f} us, of extstore's {middle(runs, 'extstore'):.1f}"
+    return [*rows, at_most(name, ratio(runs, "flashare", "extstore"), 0.5)]
 
 
 def fio(folder, filled, depth, seconds):
