@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 
 use anyhow::Result;
 use cache::{
-    Background, Cache, Completed, Count, Device, Expected, Lookup, Mode, Needs, Page, Stored, Storing, Worker,
+    Background, Cache, Completed, Count, Device, Expected, FlashRead, IdMap, Lookup, Mode, Needs, Page, Stored,
+    Storing, Worker,
 };
 
 use crate::event::{Event, Kind, wire_key};
@@ -28,6 +29,8 @@ pub(super) struct Simulation<'c> {
     values: Values,
     versions: HashMap<KeyId, u64>,
     value: Vec<u8>,
+    /// What is read from flash.
+    pages: Vec<Page>,
     pub(super) requests: u64,
     /// Trace time at which it began.
     first: Option<f64>,
@@ -40,12 +43,14 @@ pub(super) struct Simulation<'c> {
     verified_mask: u64,
     /// What other keys hold: as many bytes as are wanted of it.
     filler: Vec<u8>,
-    /// Requests between a miss and the store that fills it.
+    /// Requests that are under way together: what they miss is filled behind the last of them.
     in_flight: u64,
     /// Trace seconds in one of the cache's.
     speed: f64,
     /// Fills that are under way, in the order in which they arrive.
     fills: VecDeque<Fill>,
+    /// Keys that were there when they were last used, as far as those who ask know.
+    there: IdMap<()>,
 }
 
 /// A request of the trace, as the cache is asked.
@@ -59,12 +64,14 @@ pub(super) struct Request {
 
 /// A missed value on its way.
 struct Fill {
-    /// The request behind which it arrives.
+    /// The request behind which it arrives: the last of its batch.
     due: u64,
     id: KeyId,
     tenant: u16,
     key: Vec<u8>,
     event: Event,
+    /// Whether others of the same batch ask for the key as well, who have no reason to think that it is missing.
+    is_unexpected: bool,
 }
 
 /// What a get came to.
@@ -89,6 +96,7 @@ impl<'c> Simulation<'c> {
             values: Values::default(),
             versions: HashMap::new(),
             value: Vec::new(),
+            pages: Vec::new(),
             requests: 0,
             first: None,
             last: 0.0,
@@ -101,6 +109,7 @@ impl<'c> Simulation<'c> {
             in_flight,
             speed,
             fills: VecDeque::new(),
+            there: IdMap::default(),
         }
     }
 
@@ -127,10 +136,11 @@ impl<'c> Simulation<'c> {
         self.first.get_or_insert(event.time);
         self.last = event.time;
         self.cache.advance(((event.time.max(0.0) / self.speed) as u32).saturating_add(1));
-        // as in a replay, a key's next request waits until its miss is filled
-        if let Some(at) = self.fills.iter().position(|fill| fill.id == id)
-            && let Some(fill) = self.fills.remove(at)
-        {
+        // as in a replay, a key's next request waits until its miss is filled, unless it is a get of what was there
+        let is_get = event.op.kind() == Kind::Get;
+        let on_its_way = self.fills.iter().position(|fill| fill.id == id);
+        let is_missed_again = on_its_way.is_some_and(|at| is_get && self.fills[at].is_unexpected);
+        if !is_missed_again && let Some(fill) = on_its_way.and_then(|at| self.fills.remove(at)) {
             self.fill(&fill)?;
         }
         match event.op.kind() {
@@ -139,13 +149,22 @@ impl<'c> Simulation<'c> {
                 Got::Hit(Verdict::Stale) => self.stale += 1,
                 Got::Hit(Verdict::Wrong) => self.wrong += 1,
                 Got::Miss if self.in_flight == 0 => self.store(tenant, key, id, event)?,
+                Got::Miss if is_missed_again => {}
                 Got::Miss => {
-                    let (due, key, event) = (self.requests + self.in_flight, key.clone(), event.clone());
-                    self.fills.push_back(Fill { due, id, tenant, key, event });
+                    let due = (self.requests / self.in_flight + 1) * self.in_flight - 1;
+                    let is_unexpected = self.there.insert(id, ()).is_some();
+                    let (key, event) = (key.clone(), event.clone());
+                    self.fills.push_back(Fill { due, id, tenant, key, event, is_unexpected });
                 }
             },
-            Kind::Set => self.store(tenant, key, id, event)?,
+            Kind::Set => {
+                if self.in_flight > 0 {
+                    self.there.insert(id, ());
+                }
+                self.store(tenant, key, id, event)?;
+            }
             Kind::Delete => {
+                self.there.remove(&id);
                 self.cache.turn(&mut self.worker).delete(tenant, key);
                 if self.is_verified(id) {
                     *self.versions.entry(id).or_default() += 1;
@@ -195,8 +214,8 @@ impl<'c> Simulation<'c> {
             Lookup::Flash(read) => read,
         };
         loop {
-            let pages = read_pages(self.device, &read);
-            match turn.complete(read, pages.as_deref()) {
+            let pages = read_pages(self.device, &read, &mut self.pages);
+            match turn.complete(read, pages) {
                 Completed::Hit(_) if !is_verified => return Got::Hit(Verdict::Right),
                 Completed::Hit(object) => {
                     return Got::Hit(self.values.judge(id, version, std::iter::once(object.value.as_slice())));
@@ -294,9 +313,12 @@ impl<'c> Simulation<'c> {
     }
 }
 
-fn read_pages(device: &dyn Device, read: &cache::FlashRead) -> Option<Vec<Page>> {
-    let mut pages = vec![Page::ZERO; read.pages()];
-    device.read(read.at(), &mut pages).ok().map(|()| pages)
+fn read_pages<'p>(device: &dyn Device, read: &FlashRead, pages: &'p mut Vec<Page>) -> Option<&'p [Page]> {
+    if pages.len() < read.pages() {
+        pages.resize(read.pages(), Page::ZERO);
+    }
+    let pages = &mut pages[..read.pages()];
+    device.read(read.at(), pages).ok().map(|()| &*pages)
 }
 
 impl Values {

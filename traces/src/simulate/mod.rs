@@ -95,8 +95,8 @@ pub struct Simulate {
     /// Check the values of all keys, not of one in sixteen
     #[arg(long)]
     pub verify_all: bool,
-    /// Requests under way at a time: a miss is filled so many requests later, as in a replay over so many connections times their
-    /// pipelines
+    /// Requests under way at a time, as connections times pipeline of a replay: what they miss is filled behind the last of them, and what
+    /// was there may be missed twice
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub in_flight: u64,
     /// xN: N times the trace's own speed, as of a replay: what times to live and budgets for a time see of it
@@ -347,11 +347,30 @@ mod tests {
         }
         std::fs::write(&trace, lines).unwrap();
         for in_flight in ["0", "1", "32"] {
-            let words = ["simulate", trace.to_str().unwrap(), "--dram", "8MiB", "--in-flight", in_flight];
-            let simulate = Command::parse_from(words).simulate;
-            let (report, failed) = simulate.simulate(&["a".to_owned()]).unwrap();
-            assert!(failed.is_none() && report.wrong_values == 0);
-            assert_eq!((report.total.gets, report.total.hits), (400, 200), "{in_flight} under way");
+            assert_eq!(gets_and_hits(&trace, in_flight), (400, 200), "{in_flight} under way");
         }
+    }
+
+    /// Who asks for what was there learns that it is gone from the answer, and others of the same batch have asked by then: they miss it too,
+    /// and it is filled once.
+    #[test]
+    fn what_was_there_may_be_missed_again_before_it_is_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("expired.csv");
+        // stored for a second each; a batch of eight long after asks for each twice
+        let mut lines = String::new();
+        (0..8).for_each(|n| writeln!(lines, "0,key{n},6,100,a,set,1").unwrap());
+        (0..16).for_each(|n| writeln!(lines, "100,key{},6,100,a,get,0", n / 2).unwrap());
+        std::fs::write(&trace, lines).unwrap();
+        for (in_flight, hits) in [("0", 8), ("1", 8), ("2", 0), ("8", 0)] {
+            assert_eq!(gets_and_hits(&trace, in_flight), (16, hits), "{in_flight} under way");
+        }
+    }
+
+    fn gets_and_hits(trace: &std::path::Path, in_flight: &str) -> (u64, u64) {
+        let words = ["simulate", trace.to_str().unwrap(), "--dram", "8MiB", "--in-flight", in_flight];
+        let (report, failed) = Command::parse_from(words).simulate.simulate(&["a".to_owned()]).unwrap();
+        assert!(failed.is_none() && report.wrong_values == 0);
+        (report.total.gets, report.total.hits)
     }
 }
