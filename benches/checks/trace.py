@@ -15,8 +15,6 @@ SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
 HOT = "a,objects=100000,one-hit=0,sets=0,size=100,key=20"
 # what just fits -I 1m, with the longest key
 VALUE_BYTES_MAX = 1_048_200
-# the replay's default: four connections with eight requests under way on each
-IN_FLIGHT = 32
 # the same in both: which keys are sampled, and so what the model learns, depends on it
 SEEDS = [7, 8, 9]
 # where fewer segments than this go to flash, chance moves a run by more than a bound: the mean of all seeds is compared
@@ -152,7 +150,7 @@ def pair(name, trace, dram, flash, config, seed):
         ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX, *rate)
     for file in device.parent.glob(f"{device.name}*"):
         file.unlink()
-    # as fast as the replay was: what is saved of a budget depends on it
-    pace = ["--in-flight", IN_FLIGHT, "--speed", f"x{max(ran['trace_seconds'] / ran['seconds'], 1e-6)}"]
+    # as fast as the replay was, on which what is saved of a budget depends, and with as many requests under way; at a rate, none wait
+    pace = ["--in-flight", round(ran.get("in_flight", 0)), "--speed", f"x{max(ran['trace_seconds'] / ran['seconds'], 1e-6)}"]
     settings = ["--seed", seed, "--dram", f"{dram}MiB", "--config", config, "--flash", f"{flash}MiB"]
     return ran, trace_tool("simulate", trace, *settings, *pace)

@@ -184,6 +184,9 @@ pub struct Report {
     pub trace_seconds: f64,
     /// Requests, fills counted in, a second.
     pub ops_per_second: f64,
+    /// Of a closed loop: requests under way at a time, on the mean, as `simulate --in-flight` takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<f64>,
     /// Latencies, of a replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<Latency>,

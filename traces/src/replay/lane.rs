@@ -327,6 +327,7 @@ impl Lane {
         // answers of a batch come together: the time of the last is that of all
         let count = (self.awaited.len() - self.fills) as u64;
         if count > 0 {
+            self.store.tally.batches += 1;
             latencies.saturating_record_n(self.sent.elapsed().as_nanos() as u64 / 100, count);
         }
         self.awaited.clear();

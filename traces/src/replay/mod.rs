@@ -200,6 +200,8 @@ impl Replay {
             seconds,
             trace_seconds: run.trace_seconds,
             ops_per_second: tally.sent as f64 / seconds.max(1e-9),
+            in_flight: (tally.batches > 0)
+                .then(|| end.total.requests as f64 / tally.batches as f64 * self.connections as f64),
             latency_us: Some(sum.latency()),
             server: cost,
             tenants: end.tenants.clone(),

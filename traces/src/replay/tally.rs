@@ -16,6 +16,8 @@ pub(super) struct Tally {
     pub(super) stale: u64,
     pub(super) errors: u64,
     pub(super) sent: u64,
+    /// Closed loop: batches, each sent whole before its answers are read. Those of fills alone are not counted.
+    pub(super) batches: u64,
 }
 
 impl Tally {
@@ -39,6 +41,7 @@ impl Tally {
         self.stale += other.stale;
         self.errors += other.errors;
         self.sent += other.sent;
+        self.batches += other.batches;
     }
 
     /// The figures as they are now, with what the server says of itself.

@@ -107,6 +107,7 @@ fn an_open_loop_counts_from_when_a_request_was_due() {
     });
     let (report, failed, _) = replay_of(&address, &["--rate", "4000", "--connections", "1", "--mode", "write-through"]);
     assert!(failed.is_none());
+    assert_eq!(report.in_flight, None, "nothing says how many wait");
     let latency = report.latency_us.unwrap();
     let within = |share: f64| latency.quantiles.iter().find(|(quantile, _)| *quantile >= share).unwrap().1;
     // 1,200 of 4,000 requests were due while it slept, and some behind it

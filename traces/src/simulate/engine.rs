@@ -248,7 +248,8 @@ impl<'c> Simulation<'c> {
             let stored = self.cache.turn(&mut self.worker).store(tenant, &storing);
             match stored {
                 Ok(Stored::Yes(_)) => {
-                    if self.cache.wants_cleaning() {
+                    // of a server that is asked as fast as it answers, the cleaner comes later
+                    if self.in_flight == 0 && self.cache.wants_cleaning() {
                         self.step();
                     }
                     return Ok(());
