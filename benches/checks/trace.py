@@ -18,7 +18,7 @@ VALUE_BYTES_MAX = 1_048_200
 # the same in both: which keys are sampled, and so what the model learns, depends on it
 SEEDS = [7, 8, 9]
 # where fewer segments than this go to flash, chance moves a run by more than a bound: the mean of all seeds is compared
-FEW_SEGMENTS = 500
+FEW_SEGMENTS = 1000
 # requests a second of replays that would be more than a worker takes in while it cleans: the simulator knows no worker that waits
 RATES = {"blocks-w92a": 1500}
 COMPARED = ["hit_ratio", "flash_bytes_written"]

@@ -67,6 +67,8 @@ fn a_server_that_lies_is_found_out() {
     let (report, failed, _) = replay_of(&address, &[]);
     assert!(failed.is_none() && report.complete);
     assert_eq!((report.total.gets, report.total.hits, report.wrong_values), (4_000, 4_000, 4_000));
+    let in_flight = report.in_flight.unwrap();
+    assert!((1.0..=32.0).contains(&in_flight), "four connections with eight each: {in_flight}");
 }
 
 #[test]

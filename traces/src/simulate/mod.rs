@@ -95,8 +95,8 @@ pub struct Simulate {
     /// Check the values of all keys, not of one in sixteen
     #[arg(long)]
     pub verify_all: bool,
-    /// Requests under way at a time, as connections times pipeline of a replay: what they miss is filled behind the last of them, and what
-    /// was there may be missed twice
+    /// As a replay that goes as fast as the server answers, with so many requests under way (its in_flight): what they miss is filled behind the
+    /// last of them, what was there may be missed twice, and memory is cleaned late
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub in_flight: u64,
     /// xN: N times the trace's own speed, as of a replay: what times to live and budgets for a time see of it
