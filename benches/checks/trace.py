@@ -19,8 +19,9 @@ VALUE_BYTES_MAX = 1_048_200
 SEEDS = [7, 8, 9]
 # where fewer segments than this go to flash, chance moves a run by more than a bound: the mean of all seeds is compared
 FEW_SEGMENTS = 1000
-# requests a second of replays that would be more than a worker takes in while it cleans: the simulator knows no worker that waits
-RATES = {"blocks-w92a": 1500}
+# traces of fewer requests than this are replayed over so many seconds: as fast as it goes it would be over before cleaner, trainer and flash have
+# got going, and what it came to would be chance
+FEW_REQUESTS, SECONDS = 100_000, 15
 COMPARED = ["hit_ratio", "flash_bytes_written"]
 
 
@@ -32,7 +33,7 @@ def measure(quick):
         rows += synth(folder, quick)
         rows += simulate(folder, quick)
         rows += replay(folder, quick)
-        names = ["web07", "lirs-sprite"] if quick else sorted(path.name[: -len(".csv.zst")] for path in TRACES.glob("*.csv.zst"))
+        names = ["lirs-sprite"] if quick else sorted(path.name[: -len(".csv.zst")] for path in TRACES.glob("*.csv.zst"))
         for name in names or ["synthesised"]:
             trace = shared_trace(name, folder, 300_000)
             described = trace_tool("stat", trace)
@@ -122,11 +123,12 @@ def agreement(name, trace, described, folder):
     flash = max(24, round(total * 7 / 8))
     config = folder / f"{name}.toml"
     equal_tenants(trace, dram, config)
-    pairs = [pair(name, trace, dram, flash, config, SEEDS[0])]
+    rate = described["requests"] // SECONDS if described["requests"] < FEW_REQUESTS else 0
+    pairs = [pair(trace, (dram, flash), config, rate, SEEDS[0])]
     segment = math.gcd(*(run["flash_bytes_written"] for run in pairs[0]))
-    what = f"{name}, {dram} and {flash} MiB" + (f", {RATES[name]:,} requests/s" if name in RATES else "")
+    what = f"{name}, {dram} and {flash} MiB" + (f", {rate:,} requests/s" if rate else "")
     if 0 < pairs[0][0]["flash_bytes_written"] < FEW_SEGMENTS * segment:
-        pairs += [pair(name, trace, dram, flash, config, seed) for seed in SEEDS[1:]]
+        pairs += [pair(trace, (dram, flash), config, rate, seed) for seed in SEEDS[1:]]
         what += f", mean of {len(pairs)}"
     ran, simulated = ({key: statistics.mean(run[key] for run in runs) for key in COMPARED} for runs in zip(*pairs))
     points = abs(ran["hit_ratio"] - simulated["hit_ratio"]) * 100
@@ -141,13 +143,13 @@ def agreement(name, trace, described, folder):
     ]
 
 
-def pair(name, trace, dram, flash, config, seed):
-    """What a replay against the server came to, and a simulation of the same at the same pace."""
+def pair(trace, mebibytes, config, rate, seed):
+    """What a replay against the server came to, at so many requests a second (0: as fast as it goes), and a simulation of the same at the same pace."""
+    dram, flash = mebibytes
     device = config.with_suffix(".flash")
-    rate = ["--rate", RATES[name]] if name in RATES else []
     settings = ["-t", 2, "--seed", seed, "-m", dram, "--config", config, "--flash", f"{device}:{flash}MiB"]
     with Server([BIN / "flashare", "-p", "{port}", *settings]) as server:
-        ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX, *rate)
+        ran = trace_tool("replay", trace, "--server", f"127.0.0.1:{server.port}", "--value-max", VALUE_BYTES_MAX, *(["--rate", rate] if rate else []))
     for file in device.parent.glob(f"{device.name}*"):
         file.unlink()
     # as fast as the replay was, on which what is saved of a budget depends, and with as many requests under way; at a rate, none wait
