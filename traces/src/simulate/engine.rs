@@ -70,7 +70,7 @@ struct Fill {
     tenant: u16,
     key: Vec<u8>,
     event: Event,
-    /// Whether others of the same batch ask for the key as well, who have no reason to think that it is missing.
+    /// The key was there when it was last used: gets of the same batch do not wait for the fill, and miss as well.
     is_unexpected: bool,
 }
 
@@ -137,9 +137,8 @@ impl<'c> Simulation<'c> {
         self.last = event.time;
         self.cache.advance(((event.time.max(0.0) / self.speed) as u32).saturating_add(1));
         // as in a replay, a key's next request waits until its miss is filled, unless it is a get of what was there
-        let is_get = event.op.kind() == Kind::Get;
         let on_its_way = self.fills.iter().position(|fill| fill.id == id);
-        let is_missed_again = on_its_way.is_some_and(|at| is_get && self.fills[at].is_unexpected);
+        let is_missed_again = event.op.kind() == Kind::Get && on_its_way.is_some_and(|at| self.fills[at].is_unexpected);
         if !is_missed_again && let Some(fill) = on_its_way.and_then(|at| self.fills.remove(at)) {
             self.fill(&fill)?;
         }
