@@ -1,5 +1,6 @@
 //! What the driver is asked to read, and what comes of it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use flash_store::{Place, Record};
@@ -33,9 +34,9 @@ impl FlashRead {
     }
 }
 
-/// An object that was read from flash.
+/// An object that was read from flash, as it lies in the pages that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlashObject {
+pub struct FlashObject<'p> {
     /// memcached's opaque 32 bits.
     pub client_flags: u32,
     /// Its CAS unique.
@@ -49,11 +50,11 @@ pub struct FlashObject {
     /// A client holds the right to recache it.
     pub won: bool,
     /// The value.
-    pub value: Vec<u8>,
+    pub value: Cow<'p, [u8]>,
 }
 
-impl FlashObject {
-    pub(crate) fn of(record: &Record<'_>) -> FlashObject {
+impl<'p> FlashObject<'p> {
+    pub(crate) fn of(record: &Record<'p>) -> FlashObject<'p> {
         FlashObject {
             client_flags: record.head.client_flags,
             unique: record.head.version,
@@ -61,18 +62,23 @@ impl FlashObject {
             was_read: record.head.reads > 0,
             accessed: record.head.accessed,
             won: record.head.won,
-            value: record.value.to_vec(),
+            value: Cow::Borrowed(record.value),
         }
+    }
+
+    /// One that outlives the pages.
+    pub(crate) fn into_owned(self) -> FlashObject<'static> {
+        FlashObject { value: Cow::Owned(self.value.into_owned()), ..self }
     }
 }
 
 /// What a completed read means.
 #[derive(Debug)]
-pub enum Completed {
+pub enum Completed<'p> {
     /// The object was there.
-    Hit(FlashObject),
-    /// It may lie elsewhere: read again. Rare: two keys shared a tag.
-    Again(FlashRead),
+    Hit(FlashObject<'p>),
+    /// It may lie elsewhere: perform the read again, which says now where. Rare: two keys shared a tag.
+    Again,
     /// It is not on flash.
     Miss,
 }

@@ -14,7 +14,7 @@ pub enum Lookup<'t> {
     /// In DRAM: valid for the turn.
     Hit(Object<'t>),
     /// On flash, but not written yet: read from the buffer.
-    FlashHit(FlashObject),
+    FlashHit(FlashObject<'static>),
     /// Maybe on flash: read this and call [`Turn::complete`].
     Flash(FlashRead),
     /// Nowhere.
@@ -62,7 +62,7 @@ pub enum Fetched<'t> {
     /// In DRAM: valid for the turn.
     Hit(Object<'t>, Seen),
     /// On flash, but not written yet: read from the buffer.
-    FlashHit(FlashObject),
+    FlashHit(FlashObject<'static>),
     /// Maybe on flash: read this and call [`Turn::complete`].
     Flash(FlashRead),
     /// Nowhere.
@@ -201,9 +201,9 @@ impl Turn<'_> {
     }
 
     /// Goes on with a get whose pages were read (None: the device did not answer).
-    pub fn complete(&mut self, read: FlashRead, pages: Option<&[Page]>) -> Completed {
+    pub fn complete<'p>(&mut self, read: &mut FlashRead, pages: Option<&'p [Page]>) -> Completed<'p> {
         match self.cache.complete_one(&self.guard, self.hands, read, pages) {
-            Completed::Again(next) => self.cache.read_buffered(&self.guard, self.hands, next),
+            Completed::Again => self.cache.read_buffered(&self.guard, self.hands, read),
             done => done,
         }
     }
@@ -283,13 +283,13 @@ impl Cache {
             return Lookup::Hit(object);
         }
         hands.count(tenant, Count::Gets);
-        let Some(read) = self.flash_read(tenant, key, hash) else {
+        let Some(mut read) = self.flash_read(tenant, key, hash) else {
             self.note_miss(hands, tenant, hash);
             return Lookup::Miss;
         };
-        match self.read_buffered(guard, hands, read) {
+        match self.read_buffered(guard, hands, &mut read) {
             Completed::Hit(object) => Lookup::FlashHit(object),
-            Completed::Again(read) => Lookup::Flash(read),
+            Completed::Again => Lookup::Flash(read),
             Completed::Miss => Lookup::Miss,
         }
     }
@@ -307,24 +307,30 @@ impl Cache {
     }
 
     /// Answers a read from buffers as far as they hold it; `Again` means that the device has to be read.
-    fn read_buffered(&self, guard: &log_memory::Turn<'_>, hands: &mut Hands, mut read: FlashRead) -> Completed {
+    fn read_buffered(
+        &self,
+        guard: &log_memory::Turn<'_>,
+        hands: &mut Hands,
+        read: &mut FlashRead,
+    ) -> Completed<'static> {
         loop {
             let buffered = self.flash_tier().buffered(&read.places[0]);
-            let Some(pages) = buffered else { return Completed::Again(read) };
+            let Some(pages) = buffered else { return Completed::Again };
             match self.complete_one(guard, hands, read, Some(&pages)) {
-                Completed::Again(next) => read = next,
-                done => return done,
+                Completed::Hit(object) => return Completed::Hit(object.into_owned()),
+                Completed::Again => {}
+                Completed::Miss => return Completed::Miss,
             }
         }
     }
 
-    fn complete_one(
+    fn complete_one<'p>(
         &self,
         guard: &log_memory::Turn<'_>,
         hands: &mut Hands,
-        mut read: FlashRead,
-        pages: Option<&[Page]>,
-    ) -> Completed {
+        read: &mut FlashRead,
+        pages: Option<&'p [Page]>,
+    ) -> Completed<'p> {
         let flash = self.flash_tier();
         let place = read.places.pop_front().expect("an intent has a place");
         flash.note_read(place.segment, pages.is_some());
@@ -338,7 +344,7 @@ impl Cache {
                 self.note_miss(hands, read.tenant, read.hash);
                 return Completed::Miss;
             }
-            return Completed::Again(read);
+            return Completed::Again;
         };
         if let Some(reason) = self.is_dead(read.tenant, &read.key, record.head.version, record.head.expiry) {
             hands.count(read.tenant, reason);
@@ -350,7 +356,7 @@ impl Cache {
         hands.count(read.tenant, Count::FlashHits);
         self.learn_of_read(read.tenant, read.hash, || Some(record.bytes()));
         if hands.hot.hit(read.hash) {
-            self.recache(guard, hands, &read, &place, &record);
+            self.recache(guard, hands, read, &place, &record);
         }
         Completed::Hit(FlashObject::of(&record))
     }

@@ -28,16 +28,16 @@ fn read(cache: &Cache, worker: &mut cache::Worker, device: &MemoryDevice, key: &
         Lookup::Hit(object) => {
             return Some((object.value().collect::<Vec<_>>().concat(), object.client_flags(), object.unique()));
         }
-        Lookup::FlashHit(object) => return Some((object.value, object.client_flags, object.unique)),
+        Lookup::FlashHit(object) => return Some((object.value.into_owned(), object.client_flags, object.unique)),
         Lookup::Miss => return None,
         Lookup::Flash(read) => read,
     };
     loop {
         let mut pages = vec![Page::ZERO; wanted.pages()];
         device.read(wanted.at(), &mut pages).unwrap();
-        match turn.complete(wanted, Some(&pages)) {
-            Completed::Again(next) => wanted = next,
-            Completed::Hit(object) => return Some((object.value, object.client_flags, object.unique)),
+        match turn.complete(&mut wanted, Some(&pages)) {
+            Completed::Again => {}
+            Completed::Hit(object) => return Some((object.value.into_owned(), object.client_flags, object.unique)),
             Completed::Miss => return None,
         }
     }

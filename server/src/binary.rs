@@ -139,7 +139,7 @@ fn spell_miss(out: &mut Vec<u8>, header: &Header, key: &[u8]) {
 }
 
 /// Spells what a get that flash was read for found there.
-pub(crate) fn spell_flash(out: &mut Vec<u8>, header: &Header, key: &[u8], found: Option<&FlashObject>) {
+pub(crate) fn spell_flash(out: &mut Vec<u8>, header: &Header, key: &[u8], found: Option<&FlashObject<'_>>) {
     match found {
         Some(object) => {
             spell_hit(out, header, key, object.client_flags, object.unique, object.value.len());

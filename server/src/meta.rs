@@ -84,7 +84,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of_flash(object: &FlashObject, now: u32) -> Facts {
+    fn of_flash(object: &FlashObject<'_>, now: u32) -> Facts {
         let seen = Seen {
             was_read: object.was_read,
             idle_secs: now.saturating_sub(object.accessed),
@@ -142,12 +142,12 @@ impl Facts {
 }
 
 /// Spells a hit on flash; `line` is the key and the flags as they were asked for.
-pub(crate) fn spell_flash_hit(line: &[u8], object: &FlashObject, now: u32, out: &mut Vec<u8>) {
+pub(crate) fn spell_flash_hit(line: &[u8], object: &FlashObject<'_>, now: u32, out: &mut Vec<u8>) {
     let Some(meta) = reparsed(line) else { return };
     spell_flash_object(&meta, object, now, out);
 }
 
-fn spell_flash_object(meta: &Meta<'_>, object: &FlashObject, now: u32, out: &mut Vec<u8>) {
+fn spell_flash_object(meta: &Meta<'_>, object: &FlashObject<'_>, now: u32, out: &mut Vec<u8>) {
     let facts = Facts::of_flash(object, now);
     facts.spell(meta, now, out);
     if facts.shows_value(meta) {

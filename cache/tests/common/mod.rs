@@ -57,15 +57,15 @@ impl Rig {
     pub fn get(&self, worker: &mut Worker, tenant: u16, key: &[u8]) -> Found {
         let mut read = match self.cache.turn(worker).get(tenant, key) {
             Lookup::Hit(object) => return Some((object.unique(), object.value_to_vec())),
-            Lookup::FlashHit(object) => return Some((object.unique, object.value)),
+            Lookup::FlashHit(object) => return Some((object.unique, object.value.into_owned())),
             Lookup::Miss => return None,
             Lookup::Flash(read) => read,
         };
         loop {
             let pages = self.pages(&read);
-            match self.cache.turn(worker).complete(read, Some(&pages)) {
-                Completed::Hit(object) => return Some((object.unique, object.value)),
-                Completed::Again(next) => read = next,
+            match self.cache.turn(worker).complete(&mut read, Some(&pages)) {
+                Completed::Hit(object) => return Some((object.unique, object.value.into_owned())),
+                Completed::Again => {}
                 Completed::Miss => return None,
             }
         }

@@ -179,16 +179,16 @@ fn read(cache: &Cache, worker: &mut cache::Worker, flash: &Disk, key: &[u8]) -> 
     let mut turn = cache.turn(worker);
     let mut wanted = match turn.get(0, key) {
         Lookup::Hit(object) => return Some(object.value().collect::<Vec<_>>().concat()),
-        Lookup::FlashHit(object) => return Some(object.value),
+        Lookup::FlashHit(object) => return Some(object.value.into_owned()),
         Lookup::Miss => return None,
         Lookup::Flash(read) => read,
     };
     loop {
         let mut pages = vec![Page::ZERO; wanted.pages()];
         let answer = Device::read(flash, wanted.at(), &mut pages);
-        match turn.complete(wanted, answer.is_ok().then_some(&pages[..])) {
-            Completed::Again(next) => wanted = next,
-            Completed::Hit(object) => return Some(object.value),
+        match turn.complete(&mut wanted, answer.is_ok().then_some(&pages[..])) {
+            Completed::Again => {}
+            Completed::Hit(object) => return Some(object.value.into_owned()),
             Completed::Miss => return None,
         }
     }

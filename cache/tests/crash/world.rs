@@ -302,16 +302,16 @@ impl World {
         let mut turn = cache.turn(worker);
         let mut wanted = match turn.get(0, format!("key{key}").as_bytes()) {
             Lookup::Hit(object) => return Some((object.value().collect::<Vec<_>>().concat(), object.unique())),
-            Lookup::FlashHit(object) => return Some((object.value, object.unique)),
+            Lookup::FlashHit(object) => return Some((object.value.into_owned(), object.unique)),
             Lookup::Miss => return None,
             Lookup::Flash(read) => read,
         };
         loop {
             let mut pages = vec![Page::ZERO; wanted.pages()];
             let read = Device::read(&self.flash, wanted.at(), &mut pages);
-            match turn.complete(wanted, read.is_ok().then_some(&pages[..])) {
-                Completed::Again(next) => wanted = next,
-                Completed::Hit(object) => return Some((object.value, object.unique)),
+            match turn.complete(&mut wanted, read.is_ok().then_some(&pages[..])) {
+                Completed::Again => {}
+                Completed::Hit(object) => return Some((object.value.into_owned(), object.unique)),
                 Completed::Miss => return None,
             }
         }

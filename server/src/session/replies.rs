@@ -152,7 +152,7 @@ fn spell_flash(
     out: &mut Vec<u8>,
     spelling: &Spelling,
     key: &[u8],
-    found: Option<&FlashObject>,
+    found: Option<&FlashObject<'_>>,
     now: u32,
     shows_uniques: bool,
 ) {
@@ -183,7 +183,7 @@ impl Connection {
         cache: &Cache,
         worker: &mut Worker,
         slot: Slot,
-        read: FlashRead,
+        mut read: FlashRead,
         pages: Option<&[Page]>,
     ) {
         let mut turn = cache.turn(worker);
@@ -200,10 +200,9 @@ impl Connection {
             }
             return;
         }
-        let key: Box<[u8]> = read.key().into();
-        let filled = match turn.complete(read, pages) {
-            Completed::Again(next) => {
-                self.replies.ask(slot, next);
+        let filled = match turn.complete(&mut read, pages) {
+            Completed::Again => {
+                self.replies.ask(slot, read);
                 return;
             }
             Completed::Hit(object) => Some(object),
@@ -212,12 +211,12 @@ impl Connection {
         if let Some(object) = &filled
             && cache.registry().has_limits()
         {
-            cache.registry().tenant(self.tenant_of(cache, &key)).meter.moved(object.value.len());
+            cache.registry().tenant(self.tenant_of(cache, read.key())).meter.moved(object.value.len());
         }
         let (now, shows_uniques) = (cache.now(), self.server.config.cas);
         let bytes = filled.as_ref().map_or(0, |object| object.value.len() + HEAD_BYTES_MAX);
         self.replies.fill(slot, bytes, |spelling, out| {
-            spell_flash(out, spelling, &key, filled.as_ref(), now, shows_uniques);
+            spell_flash(out, spelling, read.key(), filled.as_ref(), now, shows_uniques);
         });
     }
 

@@ -208,18 +208,18 @@ impl<'c> Simulation<'c> {
             Lookup::Hit(_) | Lookup::FlashHit(_) if !is_verified => return Got::Hit(Verdict::Right),
             Lookup::Hit(object) => return Got::Hit(self.values.judge_object(id, version, &object)),
             Lookup::FlashHit(object) => {
-                return Got::Hit(self.values.judge(id, version, std::iter::once(object.value.as_slice())));
+                return Got::Hit(self.values.judge(id, version, std::iter::once(&*object.value)));
             }
             Lookup::Flash(read) => read,
         };
         loop {
             let pages = read_pages(self.device, &read, &mut self.pages);
-            match turn.complete(read, pages) {
+            match turn.complete(&mut read, pages) {
                 Completed::Hit(_) if !is_verified => return Got::Hit(Verdict::Right),
                 Completed::Hit(object) => {
-                    return Got::Hit(self.values.judge(id, version, std::iter::once(object.value.as_slice())));
+                    return Got::Hit(self.values.judge(id, version, std::iter::once(&*object.value)));
                 }
-                Completed::Again(next) => read = next,
+                Completed::Again => {}
                 Completed::Miss => return Got::Miss,
             }
         }
