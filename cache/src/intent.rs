@@ -1,9 +1,8 @@
 //! What the driver is asked to read, and what comes of it.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 
-use flash_store::{Place, Record};
+use flash_store::{Place, Places, Record};
 
 /// A read that the driver is to perform: `pages` pages at byte offset `at` of the flash device. Hand the pages to
 /// [`crate::Turn::complete`] (for a get) or [`crate::Turn::promote`] (for a change).
@@ -12,7 +11,7 @@ pub struct FlashRead {
     pub(crate) tenant: u16,
     pub(crate) key: Box<[u8]>,
     pub(crate) hash: u64,
-    pub(crate) places: VecDeque<Place>,
+    pub(crate) places: Places,
     /// Kept of each place that did not hold the key.
     pub(crate) strangers: Vec<Place>,
 }

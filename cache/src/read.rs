@@ -332,7 +332,7 @@ impl Cache {
         pages: Option<&'p [Page]>,
     ) -> Completed<'p> {
         let flash = self.flash_tier();
-        let place = read.places.pop_front().expect("an intent has a place");
+        let place = read.places.remove(0);
         flash.note_read(place.segment, pages.is_some());
         if pages.is_none() {
             flash.lose_place(&place);
@@ -414,13 +414,7 @@ impl Cache {
 
     pub(crate) fn flash_read(&self, tenant: u16, key: &[u8], hash: u64) -> Option<FlashRead> {
         let places = self.flash.as_ref()?.find(hash);
-        (!places.is_empty()).then(|| FlashRead {
-            tenant,
-            key: key.into(),
-            hash,
-            places: places.into(),
-            strangers: Vec::new(),
-        })
+        (!places.is_empty()).then(|| FlashRead { tenant, key: key.into(), hash, places, strangers: Vec::new() })
     }
 
     /// Hides an object that was found expired or flushed, if it is still so under its key's lock.

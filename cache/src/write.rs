@@ -261,7 +261,7 @@ impl Turn<'_> {
         let record =
             buffered.as_deref().or(pages).and_then(|pages| flash.verify(&place, read.tenant, &read.key, pages));
         let Some(record) = record.filter(|_| flash.still_holds(&place)) else {
-            read.places.pop_front();
+            read.places.remove(0);
             if !read.places.is_empty() {
                 return Err(Needs::Flash(read));
             }

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 pub use device::{Device, FileDevice, JoinedDevice, JournalInFile, MemoryDevice, OpenError, segments_of};
 use entry::CLOCK_MAX;
@@ -103,8 +104,8 @@ pub struct Place {
     pub pages: usize,
 }
 
-/// The places that a key may lie at: nearly always none or one.
-pub type Places = Vec<Place>;
+/// The places that a key may lie at: nearly always none or one, so one needs no memory of its own.
+pub type Places = SmallVec<[Place; 1]>;
 
 /// A sealed segment that is to be written.
 pub struct WriteIntent {
