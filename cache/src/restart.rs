@@ -8,7 +8,6 @@
 //! made anew from the segments ([`Cache::recover`]), beside requests, one segment a step.
 
 use std::io::{self, Error, ErrorKind, Read, Write};
-
 use std::sync::atomic::Ordering;
 
 use flash_store::{Device, FlashStore, Found, Identity, Journal, JournalFile, Note, Page, Remembered, SyncPolicy};

@@ -1,6 +1,6 @@
 //! The engine itself, driven by a trace in virtual time, in one thread, its flash in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use anyhow::Result;
 use cache::{
@@ -27,7 +27,7 @@ pub(super) struct Simulation<'c> {
     worker: Worker,
     background: Background,
     values: Values,
-    versions: HashMap<KeyId, u64>,
+    versions: IdMap<u64>,
     value: Vec<u8>,
     /// What is read from flash.
     pages: Vec<Page>,
@@ -94,7 +94,7 @@ impl<'c> Simulation<'c> {
             worker: cache.worker(),
             background: cache.background(),
             values: Values::default(),
-            versions: HashMap::new(),
+            versions: IdMap::default(),
             value: Vec::new(),
             pages: Vec::new(),
             requests: 0,
