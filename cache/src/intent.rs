@@ -33,7 +33,7 @@ impl FlashRead {
     }
 }
 
-/// An object that was read from flash, as it lies in the pages that were read.
+/// An object that was read from flash. Its value lies in the pages that were read; of what is still in a buffer it is a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlashObject<'p> {
     /// memcached's opaque 32 bits.

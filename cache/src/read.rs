@@ -200,7 +200,7 @@ impl Turn<'_> {
         (in_dram, self.cache.flash.as_ref().is_some_and(|flash| flash.may_hold(hash)))
     }
 
-    /// Goes on with a get whose pages were read (None: the device did not answer).
+    /// Goes on with a get whose pages were read (None: the device did not answer). The read is over unless the answer is `Again`.
     pub fn complete<'p>(&mut self, read: &mut FlashRead, pages: Option<&'p [Page]>) -> Completed<'p> {
         match self.cache.complete_one(&self.guard, self.hands, read, pages) {
             Completed::Again => self.cache.read_buffered(&self.guard, self.hands, read),
