@@ -196,7 +196,10 @@ impl Cache {
         let freed = old.map_or(0, |old| old.charged_bytes() as i64);
         self.memory.publish(guard, lock, at, old);
         let owner = self.registry.tenant(tenant);
-        owner.account.charge(bytes - freed);
+        // most values take the place of one as long, and all threads that store for a tenant write to its account
+        if bytes != freed {
+            owner.account.charge(bytes - freed);
+        }
         if owner.curve.follows(lock.hash()) {
             owner.curve.stored(lock.hash(), bytes as usize);
         }

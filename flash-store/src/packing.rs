@@ -26,6 +26,8 @@ const VIEW_PAGES: usize = 64;
 /// Fill levels of a segment's pages. Page 0 is the segment's header.
 pub(crate) struct Packing {
     used: Vec<u16>,
+    /// Which pages nothing lies in.
+    blank: Blank,
     bytes: usize,
     sizes: [u32; SIZES],
     offered: usize,
@@ -60,8 +62,11 @@ struct Offer {
 impl Offer {
     /// Bytes of a gap that no whole number of such records fills, and nothing smaller will.
     fn waste(&self, gap: Gap) -> i64 {
+        if gap.is_open {
+            return 0;
+        }
         let rest = gap.bytes % self.bytes;
-        if gap.is_open || rest >= 4 * self.least { 0 } else { rest as i64 }
+        if rest >= 4 * self.least { 0 } else { rest as i64 }
     }
 }
 
@@ -79,6 +84,7 @@ impl Packing {
         used[0] = PAGE_BYTES as u16;
         Packing {
             used,
+            blank: Blank::all_but_the_first(pages),
             bytes: PAGE_BYTES,
             sizes: [0; SIZES],
             offered: 0,
@@ -143,12 +149,12 @@ impl Packing {
             return None;
         }
         let crosses = end > page + 1;
-        if crosses && !self.are_blank(page + 1, end) || !crosses && page > named {
-            return None;
-        }
         if offer.pages == 1 && crosses && (PAGE_BYTES - used >= offer.least || used == 0 || offer.bytes < CROSSING_MIN)
         {
             return None; // something smaller fits this page's rest, or it can be read with one page elsewhere
+        }
+        if crosses && !self.are_blank(page + 1, end) || !crosses && page > named {
+            return None;
         }
         let mut after = self.gap_after(end, VIEW_PAGES);
         after.bytes += end * PAGE_BYTES - (page * PAGE_BYTES + used + offer.bytes);
@@ -188,16 +194,16 @@ impl Packing {
     }
 
     fn are_blank(&self, from: usize, to: usize) -> bool {
-        self.used[from..to].iter().all(|used| *used == 0)
+        self.blank.run_from(from, to - from) == to - from
     }
 
     fn gap_after(&self, page: usize, most: usize) -> Gap {
-        let blank = self.used[page..].iter().take(most).take_while(|used| **used == 0).count();
+        let blank = self.blank.run_from(page, most);
         Gap { bytes: blank * PAGE_BYTES, is_open: blank == most }
     }
 
     fn gap_before(&self, page: usize, most: usize) -> Gap {
-        let blank = self.used[..page].iter().rev().take(most).take_while(|used| **used == 0).count();
+        let blank = self.blank.run_before(page, most);
         let rest = PAGE_BYTES - usize::from(self.used[page - 1 - blank.min(page - 1)]);
         Gap { bytes: blank * PAGE_BYTES + rest, is_open: blank == most }
     }
@@ -207,6 +213,7 @@ impl Packing {
         let last = spot.page + (end - 1) / PAGE_BYTES;
         self.used[spot.page..last].fill(PAGE_BYTES as u16);
         self.used[last] = ((end - 1) % PAGE_BYTES + 1) as u16;
+        (spot.page..=last).for_each(|page| self.blank.clear(page));
         self.bytes += bytes;
     }
 
@@ -218,6 +225,59 @@ impl Packing {
     /// Bytes placed, the header page counted in.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// A bit a page: the length of a run of blank pages takes a step for 64 of them, and is asked for up to 32 times a record.
+struct Blank {
+    /// Bit `n % 64` of word `n / 64` is set while page `n` is blank. Behind the segment's last page nothing is.
+    words: Vec<u64>,
+}
+
+impl Blank {
+    fn all_but_the_first(pages: usize) -> Blank {
+        let mut blank = Blank { words: vec![0; pages / 64 + 2] };
+        (1..pages).for_each(|page| blank.words[page / 64] |= 1 << (page % 64));
+        blank
+    }
+
+    fn clear(&mut self, page: usize) {
+        self.words[page / 64] &= !(1 << (page % 64));
+    }
+
+    /// The 64 bits from `page` on.
+    fn bits_from(&self, page: usize) -> u64 {
+        let (word, shift) = (page / 64, page % 64);
+        let next = if shift == 0 { 0 } else { self.words[word + 1] << (64 - shift) };
+        self.words[word] >> shift | next
+    }
+
+    /// Blank pages in a row from `page` on, up to `most`.
+    fn run_from(&self, page: usize, most: usize) -> usize {
+        let mut run = 0;
+        while run < most {
+            let more = self.bits_from(page + run).trailing_ones() as usize;
+            run += more;
+            if more < 64 {
+                break;
+            }
+        }
+        run.min(most)
+    }
+
+    /// Blank pages in a row before `page`, up to `most`. The first page is never blank, so a run ends there.
+    fn run_before(&self, page: usize, most: usize) -> usize {
+        let mut run = 0;
+        while run < most {
+            let end = page - run;
+            let bits = if end >= 64 { self.bits_from(end - 64) } else { self.words[0] << (64 - end) };
+            let more = bits.leading_ones() as usize;
+            run += more;
+            if more < 64 {
+                break;
+            }
+        }
+        run.min(most)
     }
 }
 
@@ -311,6 +371,25 @@ mod tests {
                 });
                 assert!(filled > 0.0, "{pages} pages: nothing found a place");
             }
+        }
+    }
+
+    #[test]
+    fn runs_of_blank_pages_are_as_long_as_counted_page_by_page() {
+        for pages in [2, 63, 64, 65, 127, 128, 300] {
+            let mut blank = Blank::all_but_the_first(pages);
+            let mut is_blank: Vec<bool> = (0..pages).map(|page| page > 0).collect();
+            for n in 0..40 {
+                for (page, most) in (1..pages).flat_map(|page| [1, 64, 100].map(|most| (page, most))) {
+                    let after = is_blank[page..].iter().take(most).take_while(|is| **is).count();
+                    let before = is_blank[..page].iter().rev().take(most).take_while(|is| **is).count();
+                    assert_eq!((blank.run_from(page, most), blank.run_before(page, most)), (after, before));
+                }
+                let page = mix(n + pages as u64) as usize % pages;
+                blank.clear(page);
+                is_blank[page] = false;
+            }
+            assert_eq!(blank.run_from(pages, 64), 0, "behind the last page");
         }
     }
 

@@ -70,18 +70,25 @@ impl Table {
         None
     }
 
-    /// Whether `wanted` is in its home bucket, or in its other one: asked in this order, as entries move in it.
-    fn holds(&self, hash: u64, wanted: Entry) -> bool {
-        let has = |bucket| self.slots(bucket).iter().any(|slot| slot.load(Ordering::Acquire) == wanted.0);
+    /// The slot of a bucket that `wanted` is in.
+    fn slot_in(&self, bucket: usize, wanted: Entry) -> Option<usize> {
+        let n = self.slots(bucket).iter().position(|slot| slot.load(Ordering::Acquire) == wanted.0)?;
+        Some(bucket * SLOTS + n)
+    }
+
+    /// The slot of its home bucket that `wanted` is in, or of its other one: looked for in this order, as entries move in it.
+    fn slot_of(&self, hash: u64, wanted: Entry) -> Option<usize> {
         let home = self.home(hash);
-        has(home) || has(self.other(home, wanted.tag()))
+        self.slot_in(home, wanted).or_else(|| self.slot_in(self.other(home, wanted.tag()), wanted))
     }
 
     fn exchange(&self, hash: u64, old: Entry, new: Entry) -> bool {
-        self.both(hash).into_iter().flat_map(|bucket| self.slots(bucket)).any(|slot| {
-            slot.load(Ordering::Relaxed) == old.0
-                && slot.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        })
+        self.slot_of(hash, old).is_some_and(|slot| self.exchange_at(slot, old, new))
+    }
+
+    fn exchange_at(&self, slot: usize, old: Entry, new: Entry) -> bool {
+        let slot = self.memory.words().get(slot);
+        slot.is_some_and(|slot| slot.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     fn insert(&self, bucket: usize, new: Entry) -> bool {
@@ -239,16 +246,36 @@ impl Index {
         (now == sighting.entry).then(|| Entry(now).location())
     }
 
-    /// Whether `at` is published for a key with this hash.
-    pub(crate) fn holds(&self, hash: u64, at: Location) -> bool {
+    /// Whether `at` is published for a key with this hash: then the slot of its table, which may not be the current one any more.
+    pub(crate) fn holds(&self, hash: u64, at: Location) -> Option<usize> {
         let wanted = Entry::new(hash, at);
         loop {
             let state = self.state.load(Ordering::Acquire);
-            let found = self.tables_at(state).any(|table| table.holds(hash, wanted));
-            if found || self.state.load(Ordering::Acquire) == state {
+            let found = self.tables_at(state).find_map(|table| table.slot_of(hash, wanted));
+            if found.is_some() || self.state.load(Ordering::Acquire) == state {
                 return found;
             }
         }
+    }
+
+    /// Whether `at` is still published for a key with this hash in that slot of the current table.
+    pub(crate) fn holds_in(&self, slot: usize, hash: u64, at: Location) -> bool {
+        let table = self.table(self.state.load(Ordering::Acquire) / 2);
+        let slot = table.memory.words().get(slot);
+        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == Entry::new(hash, at).0)
+    }
+
+    /// The same as [`Index::holds`] where it is in its home bucket of the current table, which most are. If it is not, what [`Index::holds`] will read
+    /// besides is fetched.
+    pub(crate) fn holds_at_home(&self, hash: u64, at: Location) -> Option<usize> {
+        let wanted = Entry::new(hash, at);
+        let table = self.table(self.state.load(Ordering::Acquire) / 2);
+        let home = table.home(hash);
+        let found = table.slot_in(home, wanted);
+        if found.is_none() {
+            table.memory.prefetch(table.other(home, wanted.tag()) * 64);
+        }
+        found
     }
 
     /// Has the processor fetch what a look for this hash will read first.
@@ -258,11 +285,16 @@ impl Index {
         }
     }
 
-    /// Has the processor fetch all that a look for this hash may read: for one that may well find nothing.
-    pub(crate) fn prefetch_both(&self, hash: u64) {
-        for table in self.tables_at(self.state.load(Ordering::Acquire)) {
-            table.both(hash).into_iter().for_each(|bucket| table.memory.prefetch(bucket * 64));
-        }
+    /// Publishes `new` in the place of `old`, if that is published in the current table, maybe still in `slot`.
+    pub(crate) fn replace(&self, lock: &KeyLock<'_>, new: Location, old: Location, slot: usize) -> bool {
+        let current = self.table(self.state.load(Ordering::Acquire) / 2);
+        let (old, new) = (Entry::new(lock.hash, old), Entry::new(lock.hash, new));
+        current.exchange_at(slot, old, new) || current.exchange(lock.hash, old, new)
+    }
+
+    /// Has the processor fetch a slot of the current table.
+    pub(crate) fn prefetch_slot(&self, slot: usize) {
+        self.table(self.state.load(Ordering::Acquire) / 2).memory.prefetch(slot * 8);
     }
 
     /// Publishes `new`, in the place of `old` if that is published. Returns what had to leave for want of a slot.

@@ -42,7 +42,7 @@ pub use open_segment::{NoSpace, Writer};
 use open_segment::{discharge, discharge_all};
 pub use pin::Pinned;
 pub use region::Region;
-pub use relocate::{Part, Relocated};
+pub use relocate::{Found, Part, Relocated};
 use segment::Segments;
 pub use segment::{SegmentId, State};
 use sync::Mutex;

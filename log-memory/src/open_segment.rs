@@ -1,5 +1,5 @@
-//! Appending: a writer owns one open segment, so appending needs no lock and no atomic read-modify-write but one for the
-//! segment's live bytes.
+//! Appending: a writer owns one open segment, so appending needs no lock and no atomic read-modify-write. All bytes of an open segment count
+//! as live, also those that nothing lies in yet, which are taken back when it is sealed.
 
 use std::sync::atomic::Ordering;
 
@@ -17,11 +17,14 @@ pub struct Writer {
     open: Option<Open>,
     /// Free segments that this writer leaves to others (the cleaner leaves none).
     spare: usize,
+    /// By tenant: where in the open segment's shares its own is, if that is whose it says.
+    share_at: Vec<u16>,
 }
 
 struct Open {
     id: SegmentId,
     used: usize,
+    /// Each tenant's bytes. At most as many as there are tenants, whose numbers have 16 bits.
     shares: Vec<(u16, u32)>,
 }
 
@@ -33,7 +36,7 @@ pub(crate) struct Reserved {
 
 impl Writer {
     pub(crate) fn new(spare: usize) -> Writer {
-        Writer { open: None, spare }
+        Writer { open: None, spare, share_at: Vec::new() }
     }
 
     /// Appends an object, cut into fragments if it is above `fragment_max` bytes. It is not published yet.
@@ -147,26 +150,30 @@ impl Writer {
         let len = most.min(segments.segment_bytes - open.used) & !7;
         let reserved = Reserved { at: segments.start(open.id) + open.used, len };
         open.used += len;
-        open.charge(tenant, len as u32);
-        let meta = segments.meta(open.id);
-        meta.written.store(open.used as u32, Ordering::Release);
-        meta.live.fetch_add(len as u32, Ordering::Relaxed);
+        open.charge(&mut self.share_at, tenant, len as u32);
         Ok(reserved)
     }
 
     /// Seals the open segment, if there is one: the cleaner may choose it from now on.
     pub(crate) fn seal(&mut self, segments: &Segments) {
         if let Some(open) = self.open.take() {
-            segments.seal(open.id, open.shares.into_boxed_slice());
+            segments.seal(open.id, open.used, open.shares.into_boxed_slice());
         }
     }
 }
 
 impl Open {
-    fn charge(&mut self, tenant: u16, len: u32) {
-        match self.shares.iter_mut().find(|share| share.0 == tenant) {
-            Some(share) => share.1 += len,
-            None => self.shares.push((tenant, len)),
+    fn charge(&mut self, share_at: &mut Vec<u16>, tenant: u16, len: u32) {
+        let number = usize::from(tenant);
+        if number >= share_at.len() {
+            share_at.resize(number + 1, 0);
+        }
+        match self.shares.get_mut(usize::from(share_at[number])) {
+            Some(share) if share.0 == tenant => share.1 += len,
+            _ => {
+                share_at[number] = self.shares.len() as u16;
+                self.shares.push((tenant, len));
+            }
         }
     }
 }

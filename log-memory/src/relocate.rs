@@ -31,6 +31,7 @@ pub struct Part<'t> {
     /// Bytes that this entry takes in its segment.
     pub bytes: usize,
     entry: Object<'t>,
+    slot: u32,
 }
 
 impl Part<'_> {
@@ -38,15 +39,36 @@ impl Part<'_> {
     pub fn location(&self) -> Location {
         self.entry.location()
     }
+
+    /// What it takes to come back to it.
+    pub fn found(&self) -> Found {
+        Found { at: self.location(), hash: self.hash, bytes: self.bytes as u32, slot: self.slot }
+    }
 }
 
-/// What became of an entry that was to be moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Relocated {
-    /// It lies elsewhere now, in so many bytes.
-    Moved(usize),
-    /// It was replaced or hidden before.
-    Gone,
+/// Where `scan` has found an entry: what it takes to come back to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where the entry lies.
+    pub at: Location,
+    /// Hash of the key that it is for.
+    pub hash: u64,
+    /// Bytes that it takes in its segment.
+    pub bytes: u32,
+    /// Slot of the index that it was seen in: one look tells whether it still is. All ones for a fragment, which has none.
+    slot: u32,
+}
+
+/// Slot number of what is in none that a number of 32 bits can name.
+const NO_SLOT: u32 = u32::MAX;
+
+/// How far a call of [`LogMemory::relocate`] came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Relocated {
+    /// Entries that were dealt with: moved, or found replaced or hidden.
+    pub entries: usize,
+    /// Bytes of those that lie elsewhere now.
+    pub bytes: usize,
 }
 
 impl LogMemory {
@@ -79,18 +101,21 @@ impl LogMemory {
             (self.segments.start(id), self.segments.start(id) + meta.written.load(Ordering::Acquire) as usize);
         let mut ahead = Vec::with_capacity(ENTRIES_AHEAD);
         while at < end {
-            // their places in the index are far apart: they are fetched together
+            // their places in the index are far apart: they are fetched together, those first where most are
             while at < end && ahead.len() < ENTRIES_AHEAD {
                 // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
                 let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
                 let (bytes, hash) = (entry.log_bytes(), self.hash_of_entry(entry));
-                self.index.prefetch_both(hash);
+                self.index.prefetch(hash);
                 (0..bytes.min(FETCHED_MAX)).step_by(64).for_each(|n| self.region.prefetch(at + BYTES_AHEAD + n));
-                ahead.push((entry, bytes, hash));
+                ahead.push((entry, bytes, hash, None));
                 at += bytes;
             }
-            for (entry, bytes, hash) in ahead.drain(..) {
-                if let Some(part) = self.published(turn, entry, bytes, hash) {
+            for (entry, _, hash, slot) in &mut ahead {
+                *slot = self.index.holds_at_home(*hash, entry.location());
+            }
+            for (entry, bytes, hash, slot) in ahead.drain(..) {
+                if let Some(part) = self.published(turn, entry, bytes, hash, slot) {
                     visit(part);
                 }
             }
@@ -106,30 +131,39 @@ impl LogMemory {
         }
     }
 
-    /// Has the processor fetch what [`LogMemory::part_at`] and [`LogMemory::relocate`] will read of the entry at `at`, for a key with this
-    /// hash: they are called for many in a row.
+    /// Has the processor fetch what [`LogMemory::part_of`] and [`LogMemory::relocate`] will read of an entry: they are called for many in a row.
     #[inline]
-    pub fn prefetch_entry(&self, at: Location, hash: u64) {
-        self.index.prefetch_both(hash);
-        self.region.prefetch(at.byte());
+    pub fn prefetch_entry(&self, found: Found) {
+        self.index.prefetch_slot(found.slot as usize);
+        self.region.prefetch(found.at.byte());
     }
 
-    /// The entry at `at`, for a key with this hash, as `scan` told them of a segment that the caller has chosen, if it is still published.
-    pub fn part_at<'t>(&'t self, turn: &'t Turn<'_>, at: Location, hash: u64) -> Option<Part<'t>> {
-        // SAFETY: `at` was seen by `scan` in a segment that the caller still owns, so the bytes are as they were.
-        let entry = unsafe { Object::at(&self.region, at) };
-        self.published(turn, entry, entry.log_bytes(), hash)
+    /// The entry that `scan` has found in a segment that the caller has chosen, if it is still published.
+    pub fn part_of<'t>(&'t self, turn: &'t Turn<'_>, found: Found) -> Option<Part<'t>> {
+        // SAFETY: `scan` saw it in a segment that the caller still owns, so the bytes are as they were.
+        let entry = unsafe { Object::at(&self.region, found.at) };
+        let is_in_it = self.index.holds_in(found.slot as usize, found.hash, found.at);
+        self.published(turn, entry, found.bytes as usize, found.hash, is_in_it.then_some(found.slot as usize))
     }
 
-    fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize, hash: u64) -> Option<Part<'t>> {
+    /// The entry as a part, if it is published: as was seen in a slot just now, or is looked for.
+    fn published<'t>(
+        &'t self,
+        _turn: &'t Turn<'_>,
+        entry: Object<'t>,
+        bytes: usize,
+        hash: u64,
+        slot: Option<usize>,
+    ) -> Option<Part<'t>> {
         if entry.kind() == Kind::Fragment {
             let number = entry.birth() as usize;
             let head = self.index.find(hash, |at| self.owns(at, number, entry.location()))?;
             // SAFETY: found in the index within the turn.
             let owner = unsafe { Object::at(&self.region, head) };
-            return Some(Part { owner, hash, bytes, entry });
+            return Some(Part { owner, hash, bytes, entry, slot: NO_SLOT });
         }
-        self.index.holds(hash, entry.location()).then_some(Part { owner: entry, hash, bytes, entry })
+        let slot = slot.or_else(|| self.index.holds(hash, entry.location()))?;
+        Some(Part { owner: entry, hash, bytes, entry, slot: u32::try_from(slot).unwrap_or(NO_SLOT) })
     }
 
     /// Whether the object at `head` says that its fragment `number` lies at `at`.
@@ -139,36 +173,67 @@ impl LogMemory {
         head.kind() == Kind::Head && head.fragment(number).is_some_and(|fragment| fragment.at == at)
     }
 
-    /// Copies an entry into the writer's segment and publishes the copy in its place. `at` and `hash` are as for
-    /// [`LogMemory::part_at`].
-    pub fn relocate(
-        &self,
-        turn: &Turn<'_>,
-        writer: &mut Writer,
-        at: Location,
-        hash: u64,
-    ) -> Result<Relocated, NoSpace> {
-        let lock = self.lock(hash);
-        let Some(part) = self.part_at(turn, at, hash) else { return Ok(Relocated::Gone) };
-        let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
-        match part.entry.kind() {
-            Kind::Fragment => {
-                let number = part.entry.birth() as usize;
-                let head = self.index.find(part.hash, |head| self.owns(head, number, part.location()));
-                let head = head.expect("published above, and the key is locked");
-                // SAFETY: found in the index within the turn.
-                let head = unsafe { Object::at(&self.region, head) };
-                head.set_fragment(number, Fragment { at, len: part.entry.value_bytes() });
-                discharge(&self.segments, part.location().byte(), part.bytes);
+    /// Copies entries that `scan` has found into the writer's segment and publishes the copies in their places, in order, until no segment is
+    /// free for the next. Those that were replaced or hidden since are left. What dies by it is counted once for many entries of a segment.
+    pub fn relocate(&self, turn: &Turn<'_>, writer: &mut Writer, entries: &[Found]) -> Relocated {
+        let mut done = Relocated::default();
+        for of_segment in entries.chunk_by(|a, b| self.segment_of(*a) == self.segment_of(*b)) {
+            let (mut died, mut has_room) = (0, true);
+            for found in of_segment {
+                let Ok(moved) = self.relocate_one(turn, writer, *found) else {
+                    has_room = false;
+                    break;
+                };
+                done.entries += 1;
+                died += if moved { found.bytes as usize } else { 0 };
             }
-            _ => {
-                let published = self.index.publish(&lock, at, Some(part.location()), |l| self.hash_at(l));
-                debug_assert!(published.replaced, "published above, and the key is locked");
-                discharge(&self.segments, part.location().byte(), part.bytes);
-                self.discharge_victim(published.evicted);
+            discharge(&self.segments, of_segment[0].at.byte(), died);
+            done.bytes += died;
+            if !has_room {
+                break;
             }
         }
-        Ok(Relocated::Moved(part.bytes))
+        done
+    }
+
+    fn segment_of(&self, found: Found) -> SegmentId {
+        self.segments.of_byte(found.at.byte())
+    }
+
+    /// Moves one entry; the caller discharges the place that it leaves. False if it was replaced or hidden before.
+    fn relocate_one(&self, turn: &Turn<'_>, writer: &mut Writer, found: Found) -> Result<bool, NoSpace> {
+        let lock = self.lock(found.hash);
+        // SAFETY: `scan` saw it in a segment that the caller still owns, so the bytes are as they were.
+        let entry = unsafe { Object::at(&self.region, found.at) };
+        let bytes = found.bytes as usize;
+        match entry.kind() {
+            Kind::Fragment => return self.relocate_fragment(turn, writer, found),
+            // a fragment of it may have lost its place since, and it with that
+            Kind::Head if self.index.holds(found.hash, found.at).is_none() => return Ok(false),
+            // nearly all are still published: they are copied first, and looked for once
+            Kind::Head | Kind::Whole => {}
+        }
+        let at = writer.copy(&self.segments, &self.region, entry.tenant(), entry, bytes)?;
+        if self.index.replace(&lock, at, found.at, found.slot as usize) {
+            return Ok(true);
+        }
+        if self.index.holds(found.hash, found.at).is_none() {
+            discharge(&self.segments, at.byte(), bytes);
+            return Ok(false);
+        }
+        // in the table before, of an index that grows
+        let published = self.index.publish(&lock, at, Some(found.at), |l| self.hash_at(l));
+        debug_assert!(published.replaced, "published above, and the key is locked");
+        self.discharge_victim(published.evicted);
+        Ok(true)
+    }
+
+    /// The same for a fragment, whose key is locked: its head is told.
+    fn relocate_fragment(&self, turn: &Turn<'_>, writer: &mut Writer, found: Found) -> Result<bool, NoSpace> {
+        let Some(part) = self.part_of(turn, found) else { return Ok(false) };
+        let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
+        part.owner.set_fragment(part.entry.birth() as usize, Fragment { at, len: part.entry.value_bytes() });
+        Ok(true)
     }
 
     /// Moves index entries to a larger table, a bounded number of buckets; none while a turn is open that began before

@@ -47,9 +47,10 @@ pub(crate) type Shares = Box<[(u16, u32)]>;
 /// What is known of a segment without reading it.
 pub(crate) struct Meta {
     state: AtomicU8,
-    /// Bytes appended.
+    /// Bytes appended, once it is sealed.
     pub(crate) written: AtomicU32,
-    /// Bytes of entries that are published (an upper bound: expired objects count until they are found).
+    /// Bytes of entries that are published (an upper bound: expired objects count until they are found; and while it is open, all count that
+    /// were not published and hidden again).
     pub(crate) live: AtomicU32,
     /// Values in it that are being sent from where they lie.
     pins: AtomicU32,
@@ -100,6 +101,7 @@ struct Pool {
 
 impl Segments {
     pub(crate) fn new(count: usize, segment_bytes: usize, grace: Arc<Grace>) -> Segments {
+        assert!(segment_bytes.is_power_of_two(), "a byte's segment is told by shifting");
         let metas = (0..count).map(|_| Meta {
             state: AtomicU8::new(State::Free as u8),
             written: AtomicU32::new(0),
@@ -126,7 +128,7 @@ impl Segments {
     }
 
     pub(crate) fn of_byte(&self, at: usize) -> SegmentId {
-        SegmentId((at / self.segment_bytes) as u32)
+        SegmentId((at >> self.segment_bytes.trailing_zeros()) as u32)
     }
 
     pub(crate) fn start(&self, id: SegmentId) -> usize {
@@ -191,7 +193,7 @@ impl Segments {
         let meta = self.meta(id);
         assert!(meta.take_edge(State::Free, State::Open), "a free segment has no owner");
         meta.written.store(0, Ordering::Relaxed);
-        meta.live.store(0, Ordering::Relaxed);
+        meta.live.store(self.segment_bytes as u32, Ordering::Relaxed);
         self.opened_to.fetch_max(self.start(id) + self.segment_bytes, Ordering::Relaxed);
         Some(id)
     }
@@ -253,9 +255,12 @@ impl Segments {
         self.landed_in.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn seal(&self, id: SegmentId, shares: Shares) {
-        *self.meta(id).shares.lock() = shares;
-        assert!(self.meta(id).take_edge(State::Open, State::Sealed), "its writer alone seals an open segment");
+    pub(crate) fn seal(&self, id: SegmentId, written: usize, shares: Shares) {
+        let meta = self.meta(id);
+        *meta.shares.lock() = shares;
+        meta.written.store(written as u32, Ordering::Relaxed);
+        meta.live.fetch_sub((self.segment_bytes - written) as u32, Ordering::Relaxed);
+        assert!(meta.take_edge(State::Open, State::Sealed), "its writer alone seals an open segment");
     }
 
     /// Takes a sealed segment for cleaning.
@@ -288,7 +293,7 @@ mod tests {
         let mut sealed = VecDeque::new();
         let fill_one = || {
             let id = segments.open(0, &region)?;
-            segments.seal(id, Box::default());
+            segments.seal(id, 0, Box::default());
             Some(id)
         };
         sealed.extend((0..8).filter_map(|_| fill_one()));

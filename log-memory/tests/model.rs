@@ -108,7 +108,7 @@ fn clean(memory: &LogMemory, part: &Participant, writer: &mut Writer, coin: &mut
     for part in parts {
         *coin = mix(*coin + 1);
         let keep = keep_all || !coin.is_multiple_of(4);
-        if !keep || memory.relocate(&turn, writer, part.location(), part.hash).is_err() {
+        if !keep || memory.relocate(&turn, writer, &[part.found()]).entries == 0 {
             let lock = memory.lock(part.hash);
             dropped += usize::from(memory.hide(&lock, part.owner));
         }

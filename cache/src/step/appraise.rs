@@ -43,7 +43,7 @@ impl<'c> Appraisal<'c> {
         let tenant = object.tenant();
         let worth = self.appraiser(tenant).worth(&seen, part.bytes);
         let accessed = object.access().last;
-        Entry { at: part.location(), bytes: part.bytes, hash: part.hash, worth, accessed, tenant, gone: false }
+        Entry { found: part.found(), worth, accessed, tenant, gone: false }
     }
 
     fn appraiser(&mut self, tenant: u16) -> &Appraiser {

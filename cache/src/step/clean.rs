@@ -4,11 +4,10 @@
 //! published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
-use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 use flash_store::{Device, FlashStore};
-use log_memory::{Candidate, NoSpace, Relocated, SegmentId};
+use log_memory::{Candidate, Found, Relocated, SegmentId};
 use tenants::{Arbiter, Balance, Contestant, contest};
 
 use super::Background;
@@ -135,7 +134,7 @@ impl Cache {
                 let object = part.owner;
                 if self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some() {
                     let lock = self.memory.lock(part.hash);
-                    if self.memory.part_at(&guard, part.location(), part.hash).is_some()
+                    if self.memory.part_of(&guard, part.found()).is_some()
                         && self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some()
                         && self.hide(&lock, object)
                     {
@@ -160,7 +159,7 @@ impl Cache {
         places: usize,
     ) {
         // a pass sees a part of each tenant's objects: were it to make up for all that a tenant holds too much, good ones would go
-        let live: f64 = entries.iter().map(|entry| entry.bytes as f64).sum();
+        let live: f64 = entries.iter().map(|entry| f64::from(entry.found.bytes)).sum();
         let all: i64 = self.registry.all().map(|tenant| tenant.account.balance().in_use).sum();
         let kept = places as f64 / live;
         let seen = (live / all.max(1) as f64).min(1.0);
@@ -176,7 +175,7 @@ impl Cache {
             .chunk_by(|a, b| a.tenant() == b.tenant())
             .map(|own| {
                 let candidates: Vec<_> =
-                    own.iter().map(|own| (own.entry(), entries[own.entry() as usize].bytes)).collect();
+                    own.iter().map(|own| (own.entry(), entries[own.entry() as usize].found.bytes as usize)).collect();
                 let first = &entries[own[0].entry() as usize];
                 let mut balance = self.registry.tenant(first.tenant).account.balance();
                 let bytes = candidates.iter().map(|(_, bytes)| *bytes as i64).sum::<i64>();
@@ -195,8 +194,7 @@ impl Cache {
         for (done, (loser, _)) in losers.iter().enumerate() {
             if done % ENTRIES_AHEAD == 0 {
                 for (ahead, _) in losers[done..].iter().take(ENTRIES_AHEAD) {
-                    let entry = &entries[*ahead as usize];
-                    self.memory.prefetch_entry(entry.at, entry.hash);
+                    self.memory.prefetch_entry(entries[*ahead as usize].found);
                 }
             }
             if let Some(flash) = &self.flash {
@@ -235,12 +233,17 @@ impl Cache {
     /// Moves what is still published of a segment's entries. Returns the bytes that were moved.
     fn move_survivors(&self, background: &mut Background, entries: &[Entry], patience: &mut Duration) -> usize {
         let (mut moved, mut waits) = (0, 0);
+        let mut survivors = Vec::with_capacity(ENTRIES_AHEAD);
         for group in entries.chunks(ENTRIES_AHEAD) {
-            let mut survivors = group.iter().filter(|entry| !entry.gone).peekable();
-            survivors.clone().for_each(|entry| self.memory.prefetch_entry(entry.at, entry.hash));
-            while survivors.peek().is_some() {
-                moved += self.move_while_there_is_room(background, &mut survivors);
-                let Some(entry) = survivors.peek() else { break };
+            survivors.clear();
+            survivors.extend(group.iter().filter(|entry| !entry.gone).map(|entry| entry.found));
+            survivors.iter().for_each(|found| self.memory.prefetch_entry(*found));
+            let mut left = survivors.as_slice();
+            while !left.is_empty() {
+                let done = self.move_while_there_is_room(background, left);
+                moved += done.bytes;
+                left = &left[done.entries..];
+                let Some(next) = left.first() else { break };
                 // retired segments come free when the readers of this moment are done; no turn of this thread must hold them back
                 waits += 1;
                 if waits < YIELDS_MAX {
@@ -250,8 +253,8 @@ impl Cache {
                     std::thread::sleep(NAP);
                     *patience = patience.saturating_sub(began.elapsed());
                 } else {
-                    self.give_up(background, entry);
-                    survivors.next();
+                    self.give_up(background, *next);
+                    left = &left[1..];
                 }
             }
         }
@@ -259,31 +262,18 @@ impl Cache {
     }
 
     /// Moves survivors within one turn, since a turn costs as much to begin as an entry to look up, until no segment is free for the next of them.
-    fn move_while_there_is_room<'e>(
-        &self,
-        background: &mut Background,
-        survivors: &mut Peekable<impl Iterator<Item = &'e Entry>>,
-    ) -> usize {
+    fn move_while_there_is_room(&self, background: &mut Background, survivors: &[Found]) -> Relocated {
         let worker = &mut background.worker;
         let guard = worker.participant.enter();
-        let mut moved = 0;
-        while let Some(entry) = survivors.peek() {
-            match self.memory.relocate(&guard, &mut worker.hands.writer, entry.at, entry.hash) {
-                Ok(Relocated::Moved(bytes)) => moved += bytes,
-                Ok(Relocated::Gone) => {}
-                Err(NoSpace) => break,
-            }
-            survivors.next();
-        }
-        moved
+        self.memory.relocate(&guard, &mut worker.hands.writer, survivors)
     }
 
     /// Drops a survivor for which no room came free.
-    fn give_up(&self, background: &mut Background, entry: &Entry) {
+    fn give_up(&self, background: &mut Background, found: Found) {
         let worker = &mut background.worker;
         let guard = worker.participant.enter();
-        let lock = self.memory.lock(entry.hash);
-        if let Some(part) = self.memory.part_at(&guard, entry.at, entry.hash)
+        let lock = self.memory.lock(found.hash);
+        if let Some(part) = self.memory.part_of(&guard, found)
             && self.hide(&lock, part.owner)
         {
             worker.hands.count_eviction(part.owner.tenant(), part.owner.access().reads > 0);

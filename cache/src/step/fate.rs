@@ -1,7 +1,7 @@
 //! Keep, demote or drop: an object's fate, decided here and nowhere else.
 
 use flash_store::{FlashStore, Placed, Record, RecordHead};
-use log_memory::{Location, Object, Part};
+use log_memory::{Found, Object, Part};
 use predictor::{Bid, Candidate, Observation};
 
 use crate::counters::Count;
@@ -33,9 +33,7 @@ pub(super) struct Offer<'o> {
 /// An entry of a chosen segment, as the contest sees it.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    pub(super) at: Location,
-    pub(super) bytes: usize,
-    pub(super) hash: u64,
+    pub(super) found: Found,
     pub(super) worth: u64,
     /// The tick of its last access: one that is asked for meanwhile is worth more than it was.
     pub(super) accessed: u32,
@@ -47,9 +45,10 @@ pub(super) struct Entry {
 impl Cache {
     /// Decides on an object that lost its place in DRAM, and carries the decision out.
     pub(super) fn lose(&self, guard: &log_memory::Turn<'_>, hands: &Hands, entry: &Entry) -> Loser {
-        let Entry { at, hash, accessed, .. } = *entry;
+        let Entry { found, accessed, .. } = *entry;
+        let hash = found.hash;
         let lock = self.memory.lock(hash);
-        let Some(Part { owner: object, .. }) = self.memory.part_at(guard, at, hash) else { return Loser::Gone };
+        let Some(Part { owner: object, .. }) = self.memory.part_of(guard, found) else { return Loser::Gone };
         if object.access().last != accessed {
             return Loser::Kept;
         }
