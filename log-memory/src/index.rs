@@ -246,28 +246,20 @@ impl Index {
         (now == sighting.entry).then(|| Entry(now).location())
     }
 
-    /// Whether `at` is published for a key with this hash: then the slot of its table, which may not be the current one any more.
-    pub(crate) fn holds(&self, hash: u64, at: Location) -> Option<usize> {
+    /// Whether `at` is published for a key with this hash.
+    pub(crate) fn holds(&self, hash: u64, at: Location) -> bool {
         let wanted = Entry::new(hash, at);
         loop {
             let state = self.state.load(Ordering::Acquire);
-            let found = self.tables_at(state).find_map(|table| table.slot_of(hash, wanted));
-            if found.is_some() || self.state.load(Ordering::Acquire) == state {
+            let found = self.tables_at(state).any(|table| table.slot_of(hash, wanted).is_some());
+            if found || self.state.load(Ordering::Acquire) == state {
                 return found;
             }
         }
     }
 
-    /// Whether `at` is still published for a key with this hash in that slot of the current table.
-    pub(crate) fn holds_in(&self, slot: usize, hash: u64, at: Location) -> bool {
-        let table = self.table(self.state.load(Ordering::Acquire) / 2);
-        let slot = table.memory.words().get(slot);
-        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == Entry::new(hash, at).0)
-    }
-
-    /// The same as [`Index::holds`] where it is in its home bucket of the current table, which most are. If it is not, what [`Index::holds`] will read
-    /// besides is fetched.
-    pub(crate) fn holds_at_home(&self, hash: u64, at: Location) -> Option<usize> {
+    /// The slot where it is in its home bucket of the current table, which most are. If it is not, what else a look for it will read is fetched.
+    pub(crate) fn slot_at_home(&self, hash: u64, at: Location) -> Option<usize> {
         let wanted = Entry::new(hash, at);
         let table = self.table(self.state.load(Ordering::Acquire) / 2);
         let home = table.home(hash);
@@ -285,16 +277,11 @@ impl Index {
         }
     }
 
-    /// Publishes `new` in the place of `old`, if that is published in the current table, maybe still in `slot`.
-    pub(crate) fn replace(&self, lock: &KeyLock<'_>, new: Location, old: Location, slot: usize) -> bool {
+    /// Publishes `new` in the place of `old`, if that is published in the current table, where it was seen in `slot` if anywhere.
+    pub(crate) fn replace(&self, lock: &KeyLock<'_>, new: Location, old: Location, slot: Option<usize>) -> bool {
         let current = self.table(self.state.load(Ordering::Acquire) / 2);
         let (old, new) = (Entry::new(lock.hash, old), Entry::new(lock.hash, new));
-        current.exchange_at(slot, old, new) || current.exchange(lock.hash, old, new)
-    }
-
-    /// Has the processor fetch a slot of the current table.
-    pub(crate) fn prefetch_slot(&self, slot: usize) {
-        self.table(self.state.load(Ordering::Acquire) / 2).memory.prefetch(slot * 8);
+        slot.is_some_and(|slot| current.exchange_at(slot, old, new)) || current.exchange(lock.hash, old, new)
     }
 
     /// Publishes `new`, in the place of `old` if that is published. Returns what had to leave for want of a slot.

@@ -272,6 +272,7 @@ impl LogMemory {
         if object.kind() == Kind::Head {
             discharge_all(&self.segments, object.fragments());
         }
+        object.leave_behind();
         discharge(&self.segments, object.location().byte(), object.log_bytes());
     }
 

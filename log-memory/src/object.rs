@@ -9,6 +9,9 @@
 //! A value above [`crate::Shape::fragment_bytes_max`] is cut up: its *head* holds the key and, behind it at the next 8-byte boundary, a count and
 //! a word (location, length) for each *fragment*; fragments are entries of the log of their own and move independently.
 //! A fragment's word 0 is the hash of its key, its word 1 holds its length, its number in the birth field, and its kind.
+//!
+//! Whoever takes an object in one piece out of the index, or finds its copy there, marks it as left behind, by its kind. Who still reads it takes
+//! no notice; the cleaner is spared a look into the index, which would be a cache miss or two for each of the dead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -113,6 +116,9 @@ impl NewObject<'_> {
     }
 }
 
+/// In the place of a kind: in one piece, and not published any more.
+const LEFT_BEHIND: u64 = 3;
+
 /// Access statistics of an object as they are kept in its header, quantised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Access {
@@ -209,9 +215,21 @@ impl<'t> Object<'t> {
     /// What it is.
     pub fn kind(&self) -> Kind {
         match self.word(1) >> 1 & 3 {
-            0 => Kind::Whole,
             1 => Kind::Head,
-            _ => Kind::Fragment,
+            2 => Kind::Fragment,
+            _ => Kind::Whole,
+        }
+    }
+
+    /// Whether it was marked as left behind.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        self.word(1) >> 1 & LEFT_BEHIND == LEFT_BEHIND
+    }
+
+    /// Marks an object in one piece as left behind: nothing finds it here any more.
+    pub(crate) fn leave_behind(&self) {
+        if self.kind() == Kind::Whole {
+            self.region.words()[self.at.word() + 1].store(self.word(1) | LEFT_BEHIND << 1, Ordering::Relaxed);
         }
     }
 

@@ -31,7 +31,6 @@ pub struct Part<'t> {
     /// Bytes that this entry takes in its segment.
     pub bytes: usize,
     entry: Object<'t>,
-    slot: u32,
 }
 
 impl Part<'_> {
@@ -42,7 +41,7 @@ impl Part<'_> {
 
     /// What it takes to come back to it.
     pub fn found(&self) -> Found {
-        Found { at: self.location(), hash: self.hash, bytes: self.bytes as u32, slot: self.slot }
+        Found { at: self.location(), hash: self.hash, bytes: self.bytes as u32 }
     }
 }
 
@@ -55,12 +54,7 @@ pub struct Found {
     pub hash: u64,
     /// Bytes that it takes in its segment.
     pub bytes: u32,
-    /// Slot of the index that it was seen in: one look tells whether it still is. All ones for a fragment, which has none.
-    slot: u32,
 }
-
-/// Slot number of what is in none that a number of 32 bits can name.
-const NO_SLOT: u32 = u32::MAX;
 
 /// How far a call of [`LogMemory::relocate`] came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,30 +88,25 @@ impl LogMemory {
         dead
     }
 
-    /// Calls `visit` for each published entry of a segment that the caller has chosen.
+    /// Calls `visit` for each published entry of a segment that the caller has chosen. Of what is in one piece, the entry itself tells: the index
+    /// is not asked, and an entry that is being replaced or hidden at this moment may still be visited.
     pub fn scan<'t>(&'t self, turn: &'t Turn<'_>, id: SegmentId, mut visit: impl FnMut(Part<'t>)) {
-        let meta = self.segments.meta(id);
-        let (mut at, end) =
-            (self.segments.start(id), self.segments.start(id) + meta.written.load(Ordering::Acquire) as usize);
-        let mut ahead = Vec::with_capacity(ENTRIES_AHEAD);
+        let start = self.segments.start(id);
+        let end = start + self.segments.meta(id).written.load(Ordering::Acquire) as usize;
+        let mut at = start;
         while at < end {
-            // their places in the index are far apart: they are fetched together, those first where most are
-            while at < end && ahead.len() < ENTRIES_AHEAD {
-                // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
-                let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
-                let (bytes, hash) = (entry.log_bytes(), self.hash_of_entry(entry));
-                self.index.prefetch(hash);
-                (0..bytes.min(FETCHED_MAX)).step_by(64).for_each(|n| self.region.prefetch(at + BYTES_AHEAD + n));
-                ahead.push((entry, bytes, hash, None));
-                at += bytes;
-            }
-            for (entry, _, hash, slot) in &mut ahead {
-                *slot = self.index.holds_at_home(*hash, entry.location());
-            }
-            for (entry, bytes, hash, slot) in ahead.drain(..) {
-                if let Some(part) = self.published(turn, entry, bytes, hash, slot) {
-                    visit(part);
+            // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
+            let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
+            let bytes = entry.log_bytes();
+            (0..bytes.min(FETCHED_MAX)).step_by(64).for_each(|n| self.region.prefetch(at + BYTES_AHEAD + n));
+            at += bytes;
+            if entry.kind() == Kind::Whole {
+                if !entry.is_left_behind() {
+                    let hash = self.hasher.hash(entry.tenant(), entry.key());
+                    visit(Part { owner: entry, hash, bytes, entry });
                 }
+            } else if let Some(part) = self.published(turn, entry, bytes, self.hash_of_entry(entry)) {
+                visit(part);
             }
         }
     }
@@ -131,10 +120,10 @@ impl LogMemory {
         }
     }
 
-    /// Has the processor fetch what [`LogMemory::part_of`] and [`LogMemory::relocate`] will read of an entry: they are called for many in a row.
+    /// Has the processor fetch what [`LogMemory::part_of`] will read first of an entry: it is called for many in a row.
     #[inline]
     pub fn prefetch_entry(&self, found: Found) {
-        self.index.prefetch_slot(found.slot as usize);
+        self.index.prefetch(found.hash);
         self.region.prefetch(found.at.byte());
     }
 
@@ -142,28 +131,18 @@ impl LogMemory {
     pub fn part_of<'t>(&'t self, turn: &'t Turn<'_>, found: Found) -> Option<Part<'t>> {
         // SAFETY: `scan` saw it in a segment that the caller still owns, so the bytes are as they were.
         let entry = unsafe { Object::at(&self.region, found.at) };
-        let is_in_it = self.index.holds_in(found.slot as usize, found.hash, found.at);
-        self.published(turn, entry, found.bytes as usize, found.hash, is_in_it.then_some(found.slot as usize))
+        self.published(turn, entry, found.bytes as usize, found.hash)
     }
 
-    /// The entry as a part, if it is published: as was seen in a slot just now, or is looked for.
-    fn published<'t>(
-        &'t self,
-        _turn: &'t Turn<'_>,
-        entry: Object<'t>,
-        bytes: usize,
-        hash: u64,
-        slot: Option<usize>,
-    ) -> Option<Part<'t>> {
+    fn published<'t>(&'t self, _turn: &'t Turn<'_>, entry: Object<'t>, bytes: usize, hash: u64) -> Option<Part<'t>> {
         if entry.kind() == Kind::Fragment {
             let number = entry.birth() as usize;
             let head = self.index.find(hash, |at| self.owns(at, number, entry.location()))?;
             // SAFETY: found in the index within the turn.
             let owner = unsafe { Object::at(&self.region, head) };
-            return Some(Part { owner, hash, bytes, entry, slot: NO_SLOT });
+            return Some(Part { owner, hash, bytes, entry });
         }
-        let slot = slot.or_else(|| self.index.holds(hash, entry.location()))?;
-        Some(Part { owner: entry, hash, bytes, entry, slot: u32::try_from(slot).unwrap_or(NO_SLOT) })
+        self.index.holds(hash, entry.location()).then_some(Part { owner: entry, hash, bytes, entry })
     }
 
     /// Whether the object at `head` says that its fragment `number` lies at `at`.
@@ -174,34 +153,33 @@ impl LogMemory {
     }
 
     /// Copies entries that `scan` has found into the writer's segment and publishes the copies in their places, in order, until no segment is
-    /// free for the next. Those that were replaced or hidden since are left. What dies by it is counted once for many entries of a segment.
+    /// free for the next. Those that were replaced or hidden since are left.
     pub fn relocate(&self, turn: &Turn<'_>, writer: &mut Writer, entries: &[Found]) -> Relocated {
         let mut done = Relocated::default();
-        for of_segment in entries.chunk_by(|a, b| self.segment_of(*a) == self.segment_of(*b)) {
-            let (mut died, mut has_room) = (0, true);
-            for found in of_segment {
-                let Ok(moved) = self.relocate_one(turn, writer, *found) else {
-                    has_room = false;
-                    break;
-                };
-                done.entries += 1;
-                died += if moved { found.bytes as usize } else { 0 };
+        for group in entries.chunks(ENTRIES_AHEAD) {
+            // their places in the index are far apart: they are fetched together, those first where most are
+            group.iter().for_each(|found| self.prefetch_entry(*found));
+            let mut slots = [None; ENTRIES_AHEAD];
+            for (found, slot) in group.iter().zip(&mut slots) {
+                *slot = self.index.slot_at_home(found.hash, found.at);
             }
-            discharge(&self.segments, of_segment[0].at.byte(), died);
-            done.bytes += died;
-            if !has_room {
-                break;
+            for (found, slot) in group.iter().zip(slots) {
+                let Ok(moved) = self.relocate_one(turn, writer, *found, slot) else { return done };
+                done.entries += 1;
+                done.bytes += if moved { found.bytes as usize } else { 0 };
             }
         }
         done
     }
 
-    fn segment_of(&self, found: Found) -> SegmentId {
-        self.segments.of_byte(found.at.byte())
-    }
-
-    /// Moves one entry; the caller discharges the place that it leaves. False if it was replaced or hidden before.
-    fn relocate_one(&self, turn: &Turn<'_>, writer: &mut Writer, found: Found) -> Result<bool, NoSpace> {
+    /// Moves one entry, which was seen in a slot of the index if anywhere. False if it was replaced or hidden before.
+    fn relocate_one(
+        &self,
+        turn: &Turn<'_>,
+        writer: &mut Writer,
+        found: Found,
+        slot: Option<usize>,
+    ) -> Result<bool, NoSpace> {
         let lock = self.lock(found.hash);
         // SAFETY: `scan` saw it in a segment that the caller still owns, so the bytes are as they were.
         let entry = unsafe { Object::at(&self.region, found.at) };
@@ -209,22 +187,24 @@ impl LogMemory {
         match entry.kind() {
             Kind::Fragment => return self.relocate_fragment(turn, writer, found),
             // a fragment of it may have lost its place since, and it with that
-            Kind::Head if self.index.holds(found.hash, found.at).is_none() => return Ok(false),
-            // nearly all are still published: they are copied first, and looked for once
+            Kind::Head if !self.index.holds(found.hash, found.at) => return Ok(false),
+            Kind::Whole if entry.is_left_behind() => return Ok(false),
             Kind::Head | Kind::Whole => {}
         }
         let at = writer.copy(&self.segments, &self.region, entry.tenant(), entry, bytes)?;
-        if self.index.replace(&lock, at, found.at, found.slot as usize) {
-            return Ok(true);
+        if !self.index.replace(&lock, at, found.at, slot) {
+            // in the table before, of an index that grows; or it has just lost its slot to another key, and is not marked yet
+            if !self.index.holds(found.hash, found.at) {
+                self.appended(turn, at).leave_behind();
+                discharge(&self.segments, at.byte(), bytes);
+                return Ok(false);
+            }
+            let published = self.index.publish(&lock, at, Some(found.at), |l| self.hash_at(l));
+            debug_assert!(published.replaced, "published above, and the key is locked");
+            self.discharge_victim(published.evicted);
         }
-        if self.index.holds(found.hash, found.at).is_none() {
-            discharge(&self.segments, at.byte(), bytes);
-            return Ok(false);
-        }
-        // in the table before, of an index that grows
-        let published = self.index.publish(&lock, at, Some(found.at), |l| self.hash_at(l));
-        debug_assert!(published.replaced, "published above, and the key is locked");
-        self.discharge_victim(published.evicted);
+        entry.leave_behind();
+        discharge(&self.segments, found.at.byte(), bytes);
         Ok(true)
     }
 
@@ -233,6 +213,7 @@ impl LogMemory {
         let Some(part) = self.part_of(turn, found) else { return Ok(false) };
         let at = writer.copy(&self.segments, &self.region, part.owner.tenant(), part.entry, part.bytes)?;
         part.owner.set_fragment(part.entry.birth() as usize, Fragment { at, len: part.entry.value_bytes() });
+        discharge(&self.segments, found.at.byte(), part.bytes);
         Ok(true)
     }
 

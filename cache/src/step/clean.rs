@@ -237,7 +237,6 @@ impl Cache {
         for group in entries.chunks(ENTRIES_AHEAD) {
             survivors.clear();
             survivors.extend(group.iter().filter(|entry| !entry.gone).map(|entry| entry.found));
-            survivors.iter().for_each(|found| self.memory.prefetch_entry(*found));
             let mut left = survivors.as_slice();
             while !left.is_empty() {
                 let done = self.move_while_there_is_room(background, left);
