@@ -288,6 +288,84 @@ fn a_segment_in_which_a_value_lands_is_not_freed() {
     assert!(memory.candidates().iter().any(|candidate| candidate.live < candidate.written));
 }
 
+/// Keys and versions that a scan of all sealed segments visits.
+fn scanned(memory: &LogMemory, part: &Participant) -> Vec<(String, u64)> {
+    let (turn, mut seen) = (part.enter(), Vec::new());
+    for candidate in memory.candidates() {
+        assert!(memory.choose(candidate.id));
+        memory.scan(&turn, candidate.id, |part| {
+            assert!(memory.part_of(&turn, part.found()).is_some(), "visited, but not published");
+            seen.push((String::from_utf8_lossy(part.owner.key()).into_owned(), part.owner.version()));
+        });
+        memory.put_back(candidate.id);
+    }
+    seen.sort();
+    seen
+}
+
+#[test]
+fn a_scan_visits_what_is_published_and_nothing_that_was_left_behind() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    for key in 0..30 {
+        store(&memory, &part, &mut writer, key, key, &value_of(key, key, 100)).unwrap();
+    }
+    for key in 10..20 {
+        store(&memory, &part, &mut writer, key, 100 + key, &value_of(key, 100 + key, 100)).unwrap();
+    }
+    (20..25).for_each(|key| assert!(delete(&memory, &part, key)));
+    let given_up = memory.append(&mut writer, memory.hash(1, b"5"), &object(5, "5", 1000, &[b"given up"])).unwrap();
+    memory.abandon(&part.enter(), given_up);
+    memory.seal(&mut writer);
+    let mut published: Vec<(String, u64)> = (0..30)
+        .filter(|key| !(20..25).contains(key))
+        .map(|key| (key.to_string(), if (10..20).contains(&key) { 100 + key } else { key }))
+        .collect();
+    published.sort();
+    assert_eq!(scanned(&memory, &part), published);
+    // what has moved is not where it was, though its segment was not freed
+    let turn = part.enter();
+    let from = memory.candidates()[0].id;
+    assert!(memory.choose(from));
+    let mut found = Vec::new();
+    memory.scan(&turn, from, |part| found.push(part.found()));
+    assert_eq!(memory.relocate(&turn, &mut cleaner, &found[..12]).entries, 12);
+    assert!(!memory.retire(from), "the others are still there");
+    drop(turn);
+    memory.seal(&mut cleaner);
+    assert_eq!(scanned(&memory, &part), published);
+}
+
+#[test]
+fn what_is_replaced_between_scan_and_move_stays_dead() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    // one that is not published until now: a key that has lost its slot of the index to another looks like that for a moment
+    let unpublished = memory.append(&mut writer, memory.hash(1, b"5"), &object(5, "5", 1, &[b"five"])).unwrap();
+    // the last is in pieces
+    for (key, len) in [(1, 100), (2, 100), (3, 100), (4, 9_000)] {
+        store(&memory, &part, &mut writer, key, 1, &value_of(key, 1, len)).unwrap();
+    }
+    memory.seal(&mut writer);
+    let from = memory.candidates()[0].id;
+    assert!(memory.choose(from));
+    let mut found = Vec::new();
+    memory.scan(&part.enter(), from, |part| found.push(part.found()));
+    store(&memory, &part, &mut writer, 1, 2, &value_of(1, 2, 100)).unwrap();
+    store(&memory, &part, &mut writer, 4, 2, &value_of(4, 2, 9_000)).unwrap();
+    assert!(delete(&memory, &part, 2));
+    let done = memory.relocate(&part.enter(), &mut cleaner, &found);
+    let of_3 = found.iter().find(|found| found.hash == memory.hash(1, b"3")).unwrap();
+    assert_eq!((done.entries, done.bytes), (found.len(), of_3.bytes as usize));
+    assert_eq!([1, 2, 3, 4, 5].map(|key| read(&memory, &part, key)), [Some(2), None, Some(1), Some(2), None]);
+    assert!(!memory.retire(from), "something may still be published there");
+    memory.abandon(&part.enter(), unpublished);
+    assert!(memory.choose(from) && memory.retire(from), "nothing lives there any more");
+    memory.seal(&mut cleaner);
+    let to = memory.candidates();
+    assert_eq!(to.iter().map(|to| to.live).sum::<usize>(), of_3.bytes as usize, "nothing else was moved");
+}
+
 #[test]
 fn values_that_arrive_take_a_part_of_the_log_at_most() {
     let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
