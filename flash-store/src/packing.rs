@@ -109,9 +109,10 @@ impl Packing {
         for choice in 0..CHOICES {
             let named = position(hash, choice, self.used.len() as u32) as usize;
             for page in named..=(named + further).min(self.used.len() - 1) {
-                let Some((score, end)) = self.score(&offer, named, page) else { continue };
+                let to_beat = best.map_or(i64::MIN, |(score, _)| score);
+                let Some((score, end)) = self.score(&offer, named, page, to_beat) else { continue };
                 let too_far = offer.pages > 1 && page > named && end > named + offer.pages + further + 1;
-                if too_far || best.is_some_and(|(other, _)| score <= other) {
+                if too_far || score <= to_beat {
                     continue;
                 }
                 let read = if offer.pages >= LARGE_PAGES { offer.pages + further } else { end - named };
@@ -138,8 +139,8 @@ impl Packing {
         most.saturating_sub(offer.pages)
     }
 
-    /// What speaks for a place, and the page behind the record's last. None if it has no room.
-    fn score(&self, offer: &Offer, named: usize, page: usize) -> Option<(i64, usize)> {
+    /// What speaks for a place, and the page behind the record's last. None if it has no room, or cannot beat `to_beat`.
+    fn score(&self, offer: &Offer, named: usize, page: usize, to_beat: i64) -> Option<(i64, usize)> {
         let used = usize::from(self.used[page]);
         if offer.pages >= LARGE_PAGES {
             return self.score_large(offer, page);
@@ -153,17 +154,19 @@ impl Packing {
         {
             return None; // something smaller fits this page's rest, or it can be read with one page elsewhere
         }
-        if crosses && !self.are_blank(page + 1, end) || !crosses && page > named {
+        let best = match (crosses, used) {
+            (false, 0) => -(PAGE_BYTES as i64),
+            (false, _) => used as i64 / 4, // the fullest
+            (true, _) if offer.pages == 1 => PAGE_BYTES as i64 / 2,
+            (true, _) => 0,
+        };
+        // neighbours can only make it worse, and to look at them is what takes time
+        if best <= to_beat || crosses && !self.are_blank(page + 1, end) || !crosses && page > named {
             return None;
         }
         let mut after = self.gap_after(end, VIEW_PAGES);
         after.bytes += end * PAGE_BYTES - (page * PAGE_BYTES + used + offer.bytes);
-        let mut score = -4 * offer.waste(after);
-        if !crosses {
-            score += used as i64 / 4; // the fullest
-        } else if offer.pages == 1 {
-            score += PAGE_BYTES as i64 / 2;
-        }
+        let mut score = best - 4 * offer.waste(after);
         if used == 0 {
             let before = self.gap_before(page, VIEW_PAGES.max(4 * offer.pages));
             score -= 4 * offer.waste(before);
@@ -171,10 +174,10 @@ impl Packing {
                 // small ones gather at the segment's beginning, so that blank pages stay together for large ones
                 score -= (PAGE_BYTES * page / self.used.len()) as i64;
             }
-            if before.bytes > 0 || !crosses {
-                score -= PAGE_BYTES as i64 + if crosses { offer.bytes as i64 / 8 } else { 0 };
+            if crosses && before.bytes > 0 {
+                score -= PAGE_BYTES as i64 + offer.bytes as i64 / 8;
             }
-            if before.is_open && crosses {
+            if crosses && before.is_open {
                 score -= 4 * (((page - 1) * PAGE_BYTES) % offer.bytes) as i64;
             }
         }
