@@ -288,6 +288,33 @@ fn a_segment_in_which_a_value_lands_is_not_freed() {
     assert!(memory.candidates().iter().any(|candidate| candidate.live < candidate.written));
 }
 
+/// Whose bytes lie in a segment is counted as they are appended, in each of a writer's segments anew, whatever order the tenants come in.
+#[test]
+fn a_segment_knows_whose_bytes_it_holds() {
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    let mut appended = HashMap::new();
+    for (round, tenants) in [[5, 0, 9, 5, 2], [9, 2, 300, 9, 0], [0, 7, 5, 300, 5]].into_iter().enumerate() {
+        for (n, tenant) in tenants.into_iter().enumerate() {
+            let name = format!("{round}-{n}");
+            let value = value_of(n as u64, round as u64, 40 + 10 * n);
+            let pieces = [value.as_slice()];
+            let new = NewObject { tenant, ..object(1, &name, 1 + n as u64, &pieces) };
+            let hash = memory.hash(tenant, name.as_bytes());
+            let at = memory.append(&mut writer, hash, &new).unwrap();
+            memory.publish(&part.enter(), &memory.lock(hash), at, None);
+            *appended.entry((round, tenant)).or_insert(0) += new.whole_bytes();
+        }
+        memory.seal(&mut writer);
+        let sealed = memory.candidates().into_iter().max_by_key(|candidate| candidate.id).unwrap();
+        assert_eq!(sealed.live, sealed.written, "all of it is published");
+        for tenant in [0, 2, 5, 7, 9, 300, 301] {
+            let bytes = appended.get(&(round, tenant)).copied().unwrap_or(0);
+            assert_eq!(memory.bytes_of(sealed, tenant), bytes, "tenant {tenant} in segment {round}");
+        }
+    }
+}
+
 /// Keys and versions that a scan of all sealed segments visits.
 fn scanned(memory: &LogMemory, part: &Participant) -> Vec<(String, u64)> {
     let (turn, mut seen) = (part.enter(), Vec::new());
