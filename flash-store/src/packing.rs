@@ -257,31 +257,30 @@ impl Blank {
 
     /// Blank pages in a row from `page` on, up to `most`.
     fn run_from(&self, page: usize, most: usize) -> usize {
-        let mut run = 0;
-        while run < most {
-            let more = self.bits_from(page + run).trailing_ones() as usize;
-            run += more;
-            if more < 64 {
-                break;
-            }
-        }
-        run.min(most)
+        run(most, |done| self.bits_from(page + done).trailing_ones())
     }
 
     /// Blank pages in a row before `page`, up to `most`. The first page is never blank, so a run ends there.
     fn run_before(&self, page: usize, most: usize) -> usize {
-        let mut run = 0;
-        while run < most {
-            let end = page - run;
+        run(most, |done| {
+            let end = page - done;
             let bits = if end >= 64 { self.bits_from(end - 64) } else { self.words[0] << (64 - end) };
-            let more = bits.leading_ones() as usize;
-            run += more;
-            if more < 64 {
-                break;
-            }
-        }
-        run.min(most)
+            bits.leading_ones()
+        })
     }
+}
+
+/// The length of a run, up to `most`: `next` tells how many of the next 64 belong to it.
+fn run(most: usize, next: impl Fn(usize) -> u32) -> usize {
+    let mut done = 0;
+    while done < most {
+        let more = next(done) as usize;
+        done += more;
+        if more < 64 {
+            break;
+        }
+    }
+    done.min(most)
 }
 
 /// The page that hash choice `choice` names, in a segment of `pages` pages: 1 to `pages` - 1.

@@ -8,9 +8,6 @@ use crate::object::{self, Fragment, HEADER_BYTES, NewObject};
 use crate::region::Region;
 use crate::segment::{SegmentId, Segments};
 
-/// Bytes of an open segment that are fetched before they are written, at most.
-const FETCHED_MAX: usize = 512;
-
 /// No free segment is left for the writer: the cleaner is behind. Nothing was stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoSpace;
@@ -154,7 +151,7 @@ impl Writer {
         let reserved = Reserved { at: segments.start(open.id) + open.used, len };
         open.used += len;
         // where the next entry will lie: no cache has these lines, and whoever writes them would soon wait for that at a lock
-        (0..len.min(FETCHED_MAX)).step_by(64).for_each(|n| region.prefetch(reserved.at + len + n));
+        region.prefetch_range(reserved.at + len, len);
         open.charge(&mut self.share_at, tenant, len as u32);
         Ok(reserved)
     }

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What is this large asks for huge pages: fewer entries of the TLB for the same memory.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// Bytes of an entry that are worth fetching before somebody comes to them.
+const FETCHED_MAX: usize = 512;
+
 /// Miri knows no more than the plain mapping.
 const MAPPING: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
 
@@ -71,6 +74,12 @@ impl Region {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = at;
+    }
+
+    /// The same for an entry of `len` bytes: of what is longer than [`FETCHED_MAX`], the beginning.
+    #[inline]
+    pub(crate) fn prefetch_range(&self, at: usize, len: usize) {
+        (0..len.min(FETCHED_MAX)).step_by(64).for_each(|n| self.prefetch(at + n));
     }
 
     /// `len` bytes at byte offset `at`.

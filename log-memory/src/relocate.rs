@@ -18,8 +18,6 @@ const GROWN_AT_A_TIME: usize = 32;
 const ENTRIES_AHEAD: usize = 32;
 /// Bytes of a segment that are fetched ahead of a scan: where an entry begins is only known from the one before it, so the processor cannot look ahead itself.
 const BYTES_AHEAD: usize = 1024;
-/// Of each entry, so many at most: of what is longer, only the beginning is looked at.
-const FETCHED_MAX: usize = 512;
 
 /// A published entry of a segment: a whole object, a head, or a fragment of the object `owner`.
 #[derive(Clone, Copy)]
@@ -34,14 +32,9 @@ pub struct Part<'t> {
 }
 
 impl Part<'_> {
-    /// Where the entry lies.
-    pub fn location(&self) -> Location {
-        self.entry.location()
-    }
-
     /// What it takes to come back to it.
     pub fn found(&self) -> Found {
-        Found { at: self.location(), hash: self.hash, bytes: self.bytes as u32 }
+        Found { at: self.entry.location(), hash: self.hash, bytes: self.bytes as u32 }
     }
 }
 
@@ -98,16 +91,17 @@ impl LogMemory {
             // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
             let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
             let bytes = entry.log_bytes();
-            (0..bytes.min(FETCHED_MAX)).step_by(64).for_each(|n| self.region.prefetch(at + BYTES_AHEAD + n));
+            self.region.prefetch_range(at + BYTES_AHEAD, bytes);
             at += bytes;
-            if entry.kind() == Kind::Whole {
-                if !entry.is_left_behind() {
-                    let hash = self.hasher.hash(entry.tenant(), entry.key());
-                    visit(Part { owner: entry, hash, bytes, entry });
-                }
-            } else if let Some(part) = self.published(turn, entry, bytes, self.hash_of_entry(entry)) {
-                visit(part);
+            if entry.is_left_behind() {
+                continue;
             }
+            let hash = self.hash_of_entry(entry);
+            let part = match entry.kind() {
+                Kind::Whole => Some(Part { owner: entry, hash, bytes, entry }),
+                Kind::Head | Kind::Fragment => self.published(turn, entry, bytes, hash),
+            };
+            part.into_iter().for_each(&mut visit);
         }
     }
 
