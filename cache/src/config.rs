@@ -1,5 +1,6 @@
 //! What a cache is made with.
 
+use flash_store::{EntryLayout, PAGE_BYTES, SEGMENT_BYTES_MIN, segments_of};
 use predictor::Admission;
 use tenants::{Arbiter, Numbering, TenantSpec, WriteBudget};
 
@@ -8,6 +9,11 @@ pub const MEMORY_BYTES_MIN: usize = 2 << 20;
 
 /// Seconds after which memory that nobody used is idle (Memshare: 5 hours).
 pub const IDLE_SECS: u32 = 5 * 60 * 60;
+
+/// Segments that a flash tier has at least.
+pub(crate) const SEGMENTS_MIN: u32 = 4;
+/// Part of the memory that a buffer of one segment may take.
+const BUFFER_PART: usize = 32;
 
 /// Settings of the flash tier.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,8 +77,20 @@ pub struct CacheSettings {
 impl CacheSettings {
     /// Bytes of a segment of the flash tier; 0 without one.
     pub fn segment_bytes(&self) -> usize {
-        let by_default = |flash: &FlashSettings| flash_store::segment_bytes_for(flash.bytes, self.memory_bytes / 32);
+        let by_default =
+            |flash: &FlashSettings| flash_store::segment_bytes_for(flash.bytes, self.memory_bytes / BUFFER_PART);
         self.flash.map_or(0, |flash| flash.segment_bytes.unwrap_or_else(|| by_default(&flash)))
+    }
+
+    /// Whether segments of so many bytes would do: a buffer of one takes no more of the memory than by default, and entries can number them.
+    pub fn takes_segments_of(&self, bytes: usize) -> bool {
+        let Some(flash) = self.flash.filter(|_| bytes >= PAGE_BYTES && bytes.is_multiple_of(PAGE_BYTES)) else {
+            return false;
+        };
+        let segments = segments_of(flash.bytes, bytes);
+        bytes <= (self.memory_bytes / BUFFER_PART).max(SEGMENT_BYTES_MIN)
+            && segments >= SEGMENTS_MIN
+            && EntryLayout::new(segments, bytes / 2).is_some()
     }
 
     /// Defaults for so much memory: one tenant, no flash.

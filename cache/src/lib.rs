@@ -40,13 +40,14 @@ use tenants::{LiveCurve, Memories, Registry};
 
 pub use change::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 use clock::Clock;
+use config::SEGMENTS_MIN;
 pub use config::{CacheSettings, FlashSettings, IDLE_SECS, MEMORY_BYTES_MIN, SettingsError};
 use counters::Counters;
 pub use counters::{COUNTS, Count, Totals};
 use evicted::Evicted;
 pub use evicted::Eviction;
 pub use flash_store::{
-    Device, FileDevice, FlashSegmentId, JoinedDevice, Journal, JournalFigures, JournalFile, JournalInFile,
+    Device, FileDevice, FlashSegmentId, Image, JoinedDevice, Journal, JournalFigures, JournalFile, JournalInFile,
     MemoryDevice, OpenError, PAGE_BYTES, Page, PartState, Superblock, SyncPolicy, WriteIntent, segments_of,
 };
 use hot::HotOnFlash;
@@ -148,7 +149,7 @@ pub struct Cache {
     version: AtomicU64,
     /// What has a time to live and a version up to this is over: the clock was not to be trusted.
     timed_out: AtomicU64,
-    /// Objects that were found again after a crash.
+    /// Objects that were found again in segments of before the start.
     recovered: AtomicU64,
     holders: Memory,
     sample_mask: u64,
@@ -534,7 +535,7 @@ impl Cache {
 
 fn new_flash(flash: &FlashSettings, settings: &CacheSettings) -> Result<FlashStore, SettingsError> {
     let segment_bytes = settings.segment_bytes();
-    let least = 4 * segment_bytes as u64 + PAGE_BYTES as u64;
+    let least = u64::from(SEGMENTS_MIN) * segment_bytes as u64 + PAGE_BYTES as u64;
     if flash.bytes < least {
         return Err(SettingsError::FlashTooSmall(flash.bytes, least));
     }
@@ -625,9 +626,9 @@ pub struct FlashFigures {
     pub devices: usize,
     /// Of them, those that have failed.
     pub devices_out: usize,
-    /// Segments of before a crash that are still to be looked at.
+    /// Segments of before a crash, or of before a change of sizes, that are still to be looked at.
     pub to_recover: usize,
-    /// Objects that were found again after a crash.
+    /// Objects that were found again in such segments.
     pub recovered: u64,
     /// The journal, if one is kept.
     pub journal: Option<JournalFigures>,

@@ -4,13 +4,18 @@
 //!
 //! The image is guarded by a checksum at its end. It holds the seed of the hashes and of flash's checksums: keep it from others.
 //!
+//! Where flash, or its index, has another size than before, the image cannot be taken over: it says which records count while the index
+//! is made anew from the segments, beside requests, one segment a step.
+//!
 //! After a crash there is no image. If a journal was kept, it says what of the content on flash had become invalid, and the index is
 //! made anew from the segments ([`Cache::recover`]), beside requests, one segment a step.
 
-use std::io::{self, Error, ErrorKind, Read, Write};
+use std::io::{self, BufReader, Error, ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
 
-use flash_store::{Device, FlashStore, Found, Identity, Journal, JournalFile, Note, Page, Remembered, SyncPolicy};
+use flash_store::{
+    Device, FlashStore, Found, Identity, Image, Journal, JournalFile, Note, Page, Remembered, SyncPolicy,
+};
 use log_memory::Cursor;
 use tenants::Numbering;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -19,6 +24,8 @@ use crate::step::{Background, Loser};
 use crate::{Cache, CacheSettings};
 
 const MAGIC: &[u8; 16] = b"flashare image 4";
+/// Bytes of an image that are read at a time.
+const IMAGE_BUFFER: usize = 1 << 20;
 /// Buckets of the DRAM index that are emptied at a time.
 const BUCKETS_A_PIECE: usize = 256;
 /// Versions that a crash may have taken: more than are made between two beats of the journal's clock.
@@ -36,11 +43,27 @@ const OFFERS_MAX: usize = 3;
 pub(crate) struct Summed<S> {
     stream: S,
     sum: Xxh3,
+    /// Bytes that have passed.
+    passed: u64,
+}
+
+/// An image, read from front to back.
+struct Front<'i> {
+    image: &'i dyn Image,
+    at: u64,
+}
+
+impl Read for Front<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.image.read_at(self.at, bytes)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }
 
 impl<S> Summed<S> {
     pub(crate) fn new(stream: S) -> Summed<S> {
-        Summed { stream, sum: Xxh3::new() }
+        Summed { stream, sum: Xxh3::new(), passed: 0 }
     }
 }
 
@@ -65,6 +88,7 @@ impl<S: Write> Write for Summed<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.stream.write(bytes)?;
         self.sum.update(&bytes[..count]);
+        self.passed += count as u64;
         Ok(count)
     }
 
@@ -77,6 +101,7 @@ impl<S: Read> Read for Summed<S> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(bytes)?;
         self.sum.update(&bytes[..count]);
+        self.passed += count as u64;
         Ok(count)
     }
 }
@@ -175,9 +200,13 @@ impl Cache {
         out.end()
     }
 
-    /// A cache as it was when it wrote this image, with these settings but for the seed. An error says what does not fit.
-    pub fn restore(mut settings: CacheSettings, input: impl Read) -> io::Result<Cache> {
-        let mut input = Summed::new(input);
+    /// A cache as it was when it wrote this image, with these settings but for the seed. Where they ask for more flash or less, or for
+    /// another index, what was there comes by and by, with the steps of the background ([`Cache::is_recovering`]).
+    ///
+    /// # Errors
+    /// It is damaged, or says what does not fit: segments of another size, other tenants.
+    pub fn restore(mut settings: CacheSettings, image: Box<dyn Image>) -> io::Result<Cache> {
+        let mut input = Summed::new(BufReader::with_capacity(IMAGE_BUFFER, Front { image: &*image, at: 0 }));
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
         if magic != *MAGIC {
@@ -187,8 +216,13 @@ impl Cache {
         let cache = Cache::new(settings).map_err(|error| invalid(&error.to_string()))?;
         cache.load_versions(&mut input)?;
         let flash = cache.flash.as_ref().ok_or_else(|| invalid("there is no flash now"))?;
-        flash.load(&mut input)?;
+        let former = flash.load(&mut input)?;
+        let end = input.passed;
         input.check()?;
+        if let Some(former) = former {
+            let index = end - former.index_bytes();
+            flash.look_through_former(former, image, index);
+        }
         Ok(cache)
     }
 
@@ -330,12 +364,17 @@ impl Cache {
         wall
     }
 
-    /// Whether segments of before a crash are still to be looked at.
+    /// Whether segments of before the start are still to be looked at.
     pub fn is_recovering(&self) -> bool {
         self.flash.as_ref().is_some_and(FlashStore::is_recovering)
     }
 
-    /// Looks at one more segment of before the crash. Returns whether there was one.
+    /// Whether another start can go on with those of them that have not been looked at by then.
+    pub fn resumes_recovery(&self) -> bool {
+        self.flash.as_ref().is_some_and(FlashStore::resumes_recovery)
+    }
+
+    /// Looks at one more segment of before the start. Returns whether there was one.
     pub(crate) fn recover_step(&self, flash: &FlashStore, device: &dyn Device, background: &mut Background) -> bool {
         if !flash.is_recovering() || !flash.may_read_segment() {
             return false;

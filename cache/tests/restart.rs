@@ -89,7 +89,7 @@ fn a_clean_stop_keeps_what_was_stored_last_and_nothing_else() {
             expected.keys().map(|key| (*key, read(&cache, &mut worker, &device, &format!("key{key}")))).collect();
         drop(worker);
         let image = stop(&cache, &device);
-        cache = Cache::restore(settings(), image.as_slice()).unwrap();
+        cache = Cache::restore(settings(), Box::new(image)).unwrap();
         cache.advance(1_000_010);
         let (mut worker, mut there, mut kept) = (cache.worker(), 0, 0);
         for (key, version) in &expected {
@@ -112,7 +112,7 @@ fn a_clean_stop_keeps_what_was_stored_last_and_nothing_else() {
     assert_eq!(expired.count(), 0, "expiries hold across a restart");
     cache.turn(&mut worker).flush_all(None, None);
     let image = stop(&cache, &device);
-    let cache = Cache::restore(settings(), image.as_slice()).unwrap();
+    let cache = Cache::restore(settings(), Box::new(image)).unwrap();
     let mut worker = cache.worker();
     assert!(
         (0..9_000).all(|key| read(&cache, &mut worker, &device, &format!("key{key}")).is_none()),
@@ -127,18 +127,81 @@ fn a_damaged_or_foreign_image_is_refused() {
     cache.advance(1_000_000);
     work(&cache, &device, 1);
     let image = stop(&cache, &device);
-    assert!(Cache::restore(settings(), image.as_slice()).is_ok());
+    assert!(Cache::restore(settings(), Box::new(image.clone())).is_ok());
     for at in (0..image.len()).step_by(image.len() / 50 + 1).chain([image.len() - 1]) {
         let mut damaged = image.clone();
         damaged[at] ^= 1;
-        assert!(Cache::restore(settings(), damaged.as_slice()).is_err(), "byte {at} was changed");
-        assert!(Cache::restore(settings(), &image[..at]).is_err(), "cut at {at}");
+        assert!(Cache::restore(settings(), Box::new(damaged)).is_err(), "byte {at} was changed");
+        assert!(Cache::restore(settings(), Box::new(image[..at].to_vec())).is_err(), "cut at {at}");
     }
-    assert!(Cache::restore(settings(), &[0u8; 1000][..]).is_err());
-    let mut larger = settings();
-    larger.flash = Some(FlashSettings { segment_bytes: Some(256 << 10), ..FlashSettings::for_bytes(2 * FLASH_BYTES) });
-    let error = Cache::restore(larger, image.as_slice()).err().unwrap();
-    assert!(error.to_string().contains("have changed"), "{error}");
+    assert!(Cache::restore(settings(), Box::new(vec![0; 1000])).is_err());
+    let mut coarser = settings();
+    coarser.flash = Some(FlashSettings { segment_bytes: Some(512 << 10), ..FlashSettings::for_bytes(FLASH_BYTES) });
+    let error = Cache::restore(coarser, Box::new(image)).err().unwrap();
+    assert!(error.to_string().contains("has changed"), "{error}");
+}
+
+/// How many keys are there; each with what it should hold.
+fn count(cache: &Cache, device: &MemoryDevice, expected: &HashMap<u64, Option<u64>>) -> usize {
+    let mut worker = cache.worker();
+    let found = expected.iter().filter(|(key, version)| {
+        let value = read(cache, &mut worker, device, &format!("key{key}")).map(|(value, ..)| value);
+        assert!(value.is_none() || value == version.map(|version| value_of(**key, version)), "key{key}");
+        value.is_some()
+    });
+    found.count()
+}
+
+/// More flash, an index for other objects, less flash: what is still on flash is found by and by. What is stored and deleted meanwhile stays
+/// so, and what had been overwritten or deleted before does not come back.
+#[test]
+fn content_outlives_a_change_of_sizes() {
+    let sized = |bytes: u64, object_bytes: usize| {
+        let flash = FlashSettings { segment_bytes: Some(256 << 10), object_bytes, ..FlashSettings::for_bytes(bytes) };
+        CacheSettings { flash: Some(flash), ..settings() }
+    };
+    let device = MemoryDevice::new(2 * FLASH_BYTES);
+    let mut cache = Cache::new(settings()).unwrap();
+    cache.advance(1_000_000);
+    let mut expected = work(&cache, &device, 0);
+    let untouched = |expected: &HashMap<u64, Option<u64>>| -> HashMap<u64, Option<u64>> {
+        expected.iter().filter(|(key, _)| **key % 10 >= 2).map(|(key, version)| (*key, *version)).collect()
+    };
+    for (life, settings, least_percent) in [
+        (1u64, sized(2 * FLASH_BYTES, 512), 95),
+        (2, sized(2 * FLASH_BYTES, 300), 95),
+        (3, sized(FLASH_BYTES / 4, 300), 10),
+    ] {
+        let before = count(&cache, &device, &untouched(&expected));
+        let image = stop(&cache, &device);
+        cache = Cache::restore(settings, Box::new(image)).unwrap();
+        cache.advance(1_000_000);
+        let (mut worker, mut background) = (cache.worker(), cache.background());
+        assert!(cache.is_recovering() && count(&cache, &device, &expected) == 0, "the index is empty at first");
+        for _ in 0..cache.figures().flash.unwrap().to_recover / 2 {
+            cache.step(&mut background, Some(&device));
+        }
+        let half = count(&cache, &device, &expected);
+        for key in (0..9_000).filter(|key| key % 10 < 2) {
+            let (name, version) = (format!("key{key}"), 1 << 40 | life);
+            if key % 10 == 0 {
+                cache.turn(&mut worker).delete(0, name.as_bytes());
+                expected.insert(key, None);
+                continue;
+            }
+            let value = value_of(key, version);
+            while cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, name.as_bytes(), &value)).is_err() {
+                cache.step(&mut background, Some(&device));
+            }
+            expected.insert(key, Some(version));
+        }
+        while cache.is_recovering() {
+            cache.step(&mut background, Some(&device));
+        }
+        assert!(half > 0 && half < count(&cache, &device, &expected), "{half} half way");
+        let after = count(&cache, &device, &untouched(&expected));
+        assert!(after * 100 > before * least_percent, "life {life}: of {before} objects {after} came back");
+    }
 }
 
 #[test]
@@ -154,7 +217,7 @@ fn a_clock_that_was_set_back_ends_what_has_a_time_to_live() {
     drop(worker);
     let image = stop(&cache, &device);
     let start = |wall: u32| {
-        let cache = Cache::restore(settings(), image.as_slice()).unwrap();
+        let cache = Cache::restore(settings(), Box::new(image.clone())).unwrap();
         let second = cache.begin_at(wall);
         cache.advance(second);
         let mut worker = cache.worker();

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::entry::{CLOCK_MAX, Entry, EntryLayout};
 use crate::image::read_u32;
 
-const SLOTS: usize = 16;
+pub(crate) const SLOTS: usize = 16;
 const _: () = assert!(SLOTS * 4 == 64); // a bucket is a cache line
 const LOCKS: usize = 256;
 /// Share of slots that is meant to be used.
@@ -37,6 +37,32 @@ pub(crate) struct Class {
     home: usize,
     other: usize,
     tag: u32,
+}
+
+impl Class {
+    /// The class of a hash in an index of so many buckets.
+    pub(crate) fn of(hash: u64, layout: &EntryLayout, buckets: usize) -> Class {
+        let home = ((u128::from(hash) * buckets as u128) >> 64) as usize;
+        let tag = layout.tag(hash);
+        Class { home, other: other_bucket(home, tag, buckets), tag }
+    }
+
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// The buckets that its entries lie in: two, or by chance one.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = usize> + use<> {
+        let other = (self.other != self.home).then_some(self.other);
+        std::iter::once(self.home).chain(other)
+    }
+}
+
+/// The bucket that entries with this tag lie in besides `bucket`: of the two, each follows from the other.
+fn other_bucket(bucket: usize, tag: u32, buckets: usize) -> usize {
+    let spread = (u64::from(tag) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
+    let sum = (spread % buckets as u64) as usize;
+    if sum >= bucket { sum - bucket } else { sum + buckets - bucket }
 }
 
 /// What a class is called outside: the lower of its buckets, and its tag.
@@ -99,15 +125,11 @@ impl FlashIndex {
     }
 
     pub(crate) fn class(&self, layout: &EntryLayout, hash: u64) -> Class {
-        let home = ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize;
-        let tag = layout.tag(hash);
-        Class { home, other: self.other(home, tag), tag }
+        Class::of(hash, layout, self.buckets.len())
     }
 
     fn other(&self, bucket: usize, tag: u32) -> usize {
-        let spread = (u64::from(tag) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
-        let sum = (spread % self.buckets.len() as u64) as usize;
-        if sum >= bucket { sum - bucket } else { sum + self.buckets.len() - bucket }
+        other_bucket(bucket, tag, self.buckets.len())
     }
 
     pub(crate) fn name(&self, class: Class) -> ClassName {
@@ -123,8 +145,7 @@ impl FlashIndex {
     }
 
     fn places(&self, class: Class) -> impl Iterator<Item = &AtomicU32> {
-        let other = (class.other != class.home).then_some(class.other);
-        std::iter::once(class.home).chain(other).flat_map(|bucket| &self.buckets[bucket].0)
+        class.buckets().flat_map(|bucket| &self.buckets[bucket].0)
     }
 
     /// Entries that the class holds, as they are now.

@@ -35,6 +35,7 @@ use entry::CLOCK_MAX;
 pub use entry::{CHOICES, Entry, EntryLayout, TAG_BITS_MIN};
 use format::PageSeed;
 pub use format::{FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, Superblock};
+pub use image::{FormerSizes, Image};
 use index::{ClassName, FlashIndex};
 pub use journal::{Identity, Journal, JournalFigures, JournalFile, Note, RING_PAGES_MIN, Remembered, SyncPolicy};
 use ledger::add;
@@ -50,8 +51,12 @@ use segment::{Lives, Meta, OpenSegment};
 
 /// Unit of reading and of alignment.
 pub const PAGE_BYTES: usize = 4096;
+/// The smallest segment that is used by default, however little memory there is.
+pub const SEGMENT_BYTES_MIN: usize = 64 << 10;
 /// Clock of a record when it is placed: it survives one sweep without a hit.
 const CLOCK_PLACED: u32 = 2;
+/// Lowest clock of a record that counts as live.
+const CLOCK_RUNNING: u32 = 1;
 /// So many segments there have to be for each that is recycled before it is needed.
 const SEGMENTS_FOR_EACH_SPARE: usize = 16;
 /// A segment is sealed when this share of it (in percent) is filled, or when as many bytes as it holds found no place.
@@ -84,8 +89,8 @@ pub struct FlashShape {
 /// number the segments, and never above `buffer_bytes_max`, the DRAM that one segment's buffer may take.
 pub fn segment_bytes_for(flash_bytes: u64, buffer_bytes_max: usize) -> usize {
     let wanted = (flash_bytes / 128).clamp(128 << 10, 16 << 20).next_power_of_two();
-    let least = (flash_bytes / 2048).next_power_of_two().max(64 << 10) as usize;
-    let most = 1usize << buffer_bytes_max.max(64 << 10).ilog2();
+    let least = (flash_bytes / 2048).next_power_of_two().max(SEGMENT_BYTES_MIN as u64) as usize;
+    let most = 1usize << buffer_bytes_max.max(SEGMENT_BYTES_MIN).ilog2();
     (wanted as usize).min(most).max(least)
 }
 
@@ -161,6 +166,19 @@ pub enum Placed {
     TooLarge,
     /// Nothing is written at the moment: the device has failed, or more was written than may be.
     NoSegment,
+}
+
+/// Whether what is read for an entry of this hash holds the record whole.
+fn leads_to(
+    layout: &EntryLayout,
+    segment_pages: usize,
+    hash: u64,
+    entry: Entry,
+    claimed: &format::Claimed<'_>,
+) -> bool {
+    let page = position(hash, entry.choice(), segment_pages as u32) as usize;
+    let pages = layout.pages_of(layout.class(entry)) as usize;
+    claimed.at >= page * PAGE_BYTES && claimed.end() <= (page + pages) * PAGE_BYTES
 }
 
 /// The flash tier.
@@ -636,9 +654,8 @@ impl FlashStore {
             let hash = hash_of(head.tenant, head.key);
             let class = self.index.class(&self.layout, hash);
             let own = |entry: &Entry| {
-                let place = self.place(hash, *entry);
-                let from = place.page as usize * PAGE_BYTES;
-                place.segment == segment && claimed.at >= from && claimed.end() <= from + place.pages * PAGE_BYTES
+                self.layout.segment_of(*entry) == segment.0
+                    && leads_to(&self.layout, self.segment_pages, hash, *entry, &claimed)
             };
             let entry = self.index.entries_of(&self.layout, class).find(own);
             if let Some(entry) = entry {

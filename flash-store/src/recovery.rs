@@ -1,5 +1,6 @@
-//! Finding again what segments hold, after a crash: the index is made anew from the segments themselves and from the journal of
-//! what had become invalid.
+//! Finding again what segments hold: the index is made anew from the segments themselves, and a witness says which of their records
+//! count. After a crash that is the journal of what had become invalid; where sizes have changed over a clean stop it is the index
+//! of before.
 //!
 //! It goes on beside requests, a segment at a time, the newest first. Until it has ended, whatever is hidden is noted as *touched*,
 //! whether the index knew it or not: what is found later of a touched class is older than that, and stays where it is.
@@ -10,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::format::{self, Claimed, PageSeed};
+use crate::image::Former;
 use crate::index::{ClassName, FlashIndex};
 use crate::journal::{Note, Remembered};
 use crate::packing::position;
 use crate::segment::FlashSegmentId;
-use crate::{CHOICES, CLOCK_PLACED, FlashStore, PAGE_BYTES, Page, RecycleIntent};
+use crate::{CHOICES, CLOCK_PLACED, CLOCK_RUNNING, FlashStore, PAGE_BYTES, Page, RecycleIntent};
 
 /// What the first page of a segment says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,9 +79,17 @@ impl Touched {
     }
 }
 
+/// Who says which records count.
+pub(crate) enum Witness {
+    /// The journal: all but what it says is invalid.
+    Journal(Remembered),
+    /// The index in the image of a clean stop: what it led to.
+    Image(Former),
+}
+
 /// A recovery that is under way.
 struct Search {
-    remembered: Remembered,
+    witness: Witness,
     touched: Touched,
     /// Segments to look at, oldest first.
     left: Mutex<Vec<FlashSegmentId>>,
@@ -143,12 +153,22 @@ impl FlashStore {
         trusted.sort_unstable();
         lives.readable = trusted.iter().map(|(_, id)| *id).collect();
         drop(lives);
-        if trusted.is_empty() {
-            return;
+        self.look_through_readable(Witness::Journal(remembered));
+    }
+
+    /// Begins to look through all readable segments.
+    pub(crate) fn look_through_readable(&self, witness: Witness) {
+        let left: Vec<_> = self.lives.lock().readable.iter().copied().collect();
+        if !left.is_empty() {
+            let touched = Touched::new(&self.index);
+            *self.recovery.0.write() = Some(Search { witness, touched, left: Mutex::new(left) });
+            self.is_recovering.store(true, Ordering::Release);
         }
-        let left = Mutex::new(trusted.into_iter().map(|(_, id)| id).collect());
-        *self.recovery.0.write() = Some(Search { remembered, touched: Touched::new(&self.index), left });
-        self.is_recovering.store(true, Ordering::Release);
+    }
+
+    /// Whether another start can go on with what has not been looked through by then: a journal outlives this one, an image does not.
+    pub fn resumes_recovery(&self) -> bool {
+        matches!(&*self.recovery.0.read(), Some(Search { witness: Witness::Journal(_), .. }))
     }
 
     /// Begins empty over segments that hold something: sequence numbers go on above theirs.
@@ -218,16 +238,21 @@ impl FlashStore {
             }
             let hash = hash_of(head.tenant, head.key);
             let name = self.index.name(self.index.class(&self.layout, hash));
-            if search.remembered.hides(name.bucket, name.tag, sequence) {
-                continue;
-            }
+            let clock = match &search.witness {
+                Witness::Journal(remembered) if remembered.hides(name.bucket, name.tag, sequence) => None,
+                Witness::Journal(_) => Some(CLOCK_PLACED),
+                Witness::Image(former) => {
+                    former.entry_of(hash, intent.segment, &claimed).map(|entry| entry.clock().max(CLOCK_RUNNING))
+                }
+            };
+            let Some(clock) = clock else { continue };
             admit(head, hash, &mut || {
                 if search.touched.has(name) {
                     // another key's change may have touched it: from now on it is as good as hidden
                     self.note(Note::Hidden { bucket: name.bucket, tag: name.tag, sequence });
                     return false;
                 }
-                let placed = self.publish_found(hash, intent.segment, &claimed);
+                let placed = self.publish_found(hash, intent.segment, &claimed, clock);
                 taken += usize::from(placed);
                 placed
             });
@@ -236,7 +261,7 @@ impl FlashStore {
     }
 
     /// Makes the entry of a record that lies in a segment already.
-    fn publish_found(&self, hash: u64, segment: FlashSegmentId, claimed: &Claimed<'_>) -> bool {
+    fn publish_found(&self, hash: u64, segment: FlashSegmentId, claimed: &Claimed<'_>, clock: u32) -> bool {
         let (first, end) = (claimed.at / PAGE_BYTES, claimed.end().div_ceil(PAGE_BYTES));
         let classes = (0..CHOICES).filter_map(|choice| {
             let named = position(hash, choice, self.segment_pages as u32) as usize;
@@ -244,7 +269,7 @@ impl FlashStore {
             (named <= first).then_some((reaches, choice))
         });
         let Some((class, choice)) = classes.min() else { return false };
-        self.publish(hash, segment, class, choice, CLOCK_PLACED);
+        self.publish(hash, segment, class, choice, clock);
         true
     }
 

@@ -178,3 +178,47 @@ fn a_ghost_is_readable_and_revived_by_a_hit() {
     assert_eq!(read(&store, &device, "key5").unwrap().0, 5);
     assert_eq!(store.live(), 1);
 }
+
+/// A tier with more segments and another index takes over what the former index led to: neither what was hidden nor what was replaced.
+#[test]
+fn a_tier_of_other_sizes_finds_what_the_former_index_led_to() {
+    let (store, device) = store(4);
+    let key = |n: u64| format!("key{n}");
+    for n in 0..90 {
+        append(&store, &key(n), n, &vec![n as u8; 1000]);
+        if n % 30 == 29 {
+            flush(&store, &device);
+        }
+    }
+    for n in 0..10 {
+        store.hide(hash_of(1, key(n).as_bytes()), 1, key(n).as_bytes());
+        append(&store, &key(n + 10), 100 + n, b"newer");
+    }
+    flush(&store, &device);
+    let mut image = Vec::new();
+    store.save(&mut image).unwrap();
+    let flash_bytes = PAGE_BYTES as u64 + 9 * (64 << 10);
+    let shape = FlashShape { flash_bytes, segment_bytes: 64 << 10, objects: 9000, secret: 99 };
+    let larger = FlashStore::new(shape).unwrap();
+    let former = larger.load(&mut image.as_slice()).unwrap().expect("sizes have changed");
+    let at = image.len() as u64 - former.index_bytes();
+    larger.look_through_former(former, Box::new(image), at);
+    assert!(!larger.resumes_recovery() && read(&larger, &device, &key(50)).is_none());
+    let mut taken = 0;
+    while let Some(intent) = larger.to_recover() {
+        let mut pages = vec![Page::ZERO; intent.pages];
+        device.read(intent.at, &mut pages).unwrap();
+        taken += larger.recover(&intent, Some(&pages), hash_of, |_, _, take| {
+            take();
+        });
+    }
+    assert_eq!((taken, larger.live(), larger.segments_free()), (80, 80, 9 - 4));
+    for n in 0..90 {
+        let expected = match n {
+            0..10 => None,
+            10..20 => Some((90 + n, b"newer".to_vec())),
+            _ => Some((n, vec![n as u8; 1000])),
+        };
+        assert_eq!(read(&larger, &device, &key(n)), expected, "key{n}");
+    }
+}

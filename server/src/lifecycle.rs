@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use cache::{Cache, Device, FileDevice, JoinedDevice};
+use cache::{Cache, CacheSettings, Device, FileDevice, JoinedDevice};
 use tokio::sync::watch;
 
 use crate::admin::Admin;
@@ -43,6 +43,11 @@ fn open_flash(config: &mut Config) -> Result<Option<Arc<dyn Device>>> {
         return Ok(None);
     }
     let opened = config.flash.iter().map(|flash| prepare(flash, config.flash_format)).collect::<Result<Vec<_>>>();
+    if let Ok(devices) = &opened
+        && config.restart != Restart::Never
+    {
+        keep_segment_size(&mut config.cache, &*devices[0]);
+    }
     match opened {
         Ok(mut devices) if devices.len() == 1 => Ok(devices.pop().map(Arc::from)),
         Ok(devices) => Ok(Some(Arc::new(JoinedDevice::new(devices, config.cache.segment_bytes())))),
@@ -55,6 +60,15 @@ fn open_flash(config: &mut Config) -> Result<Option<Arc<dyn Device>>> {
             config.cache.flash = None;
             Ok(None)
         }
+    }
+}
+
+/// Segments that hold something keep their size, unless another is asked for or they would be too large for the memory, or too small for the
+/// flash, that there is now: with another size nothing of what they hold could be taken over.
+fn keep_segment_size(cache: &mut CacheSettings, device: &dyn Device) {
+    let former = restart::segment_bytes_of(device).filter(|bytes| cache.takes_segments_of(*bytes));
+    if let (Some(flash), Some(_)) = (&mut cache.flash, former) {
+        flash.segment_bytes = flash.segment_bytes.or(former);
     }
 }
 

@@ -9,15 +9,15 @@
 //! will make notes.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cache::{
-    Cache, CacheSettings, Device, Journal, JournalFile, JournalInFile, Numbering, Page, PartState, Recognition,
+    Cache, CacheSettings, Device, Image, Journal, JournalFile, JournalInFile, Numbering, Page, PartState, Recognition,
     Released, Superblock, SyncPolicy,
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ use crate::shared::wall_secs;
 
 /// Longest time that moving DRAM's content to flash may take at a stop.
 const LEAVING_MAX: Duration = Duration::from_secs(10);
+/// Bytes of the number that names an image, at its beginning.
+const NONCE_BYTES: u64 = 8;
 /// Part of the flash that its journal takes.
 const JOURNAL_PART: u64 = 256;
 
@@ -144,8 +146,14 @@ impl Opening<'_> {
         }
         match restore(settings, path, image) {
             Ok(cache) => {
-                let objects = cache.figures().flash.map_or(0, |flash| flash.live);
-                eprintln!("flashare: {objects} objects are on flash from before the last stop");
+                let (objects, segments) = cache.figures().flash.map_or((0, 0), |flash| (flash.live, flash.to_recover));
+                if cache.is_recovering() {
+                    eprintln!(
+                        "flashare: sizes have changed: {segments} segments of flash are looked through for what was there"
+                    );
+                } else {
+                    eprintln!("flashare: {objects} objects are on flash from before the last stop");
+                }
                 Some(cache)
             }
             Err(error) => {
@@ -297,14 +305,15 @@ fn mark(cache: &Cache, device: &dyn Device, image: u64, journal: u64) -> Result<
     Ok(())
 }
 
+fn read_superblock(device: &dyn Device, at: u64) -> Option<Superblock> {
+    let mut page = [Page::ZERO];
+    device.read(at, &mut page).ok().and_then(|()| Superblock::read(&page[0]))
+}
+
 /// What the superblocks say, if they agree: one device of another tier, or one that was left out, and nothing is believed.
 fn read_superblocks(device: &dyn Device) -> Superblock {
     let firsts = device.first_pages();
-    let read = |at: &u64| {
-        let mut page = [Page::ZERO];
-        device.read(*at, &mut page).ok().and_then(|()| Superblock::read(&page[0]))
-    };
-    let blocks: Vec<Superblock> = firsts.iter().filter_map(read).collect();
+    let blocks: Vec<Superblock> = firsts.iter().filter_map(|at| read_superblock(device, *at)).collect();
     let Some(first) = blocks.first().copied() else { return Superblock::default() };
     let fits = |(number, block): (usize, &Superblock)| {
         *block == Superblock { part: number as u16, parts: firsts.len() as u16, ..first }
@@ -336,12 +345,27 @@ pub(crate) fn disown_journal(cache: &Cache, device: &dyn Device) {
     }
 }
 
+/// The file of an image. A nonce, which names it, comes first.
+struct ImageFile(File);
+
+impl Image for ImageFile {
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read_at(bytes, NONCE_BYTES + at)
+    }
+}
+
 fn restore(settings: &CacheSettings, path: &Path, nonce: u64) -> Result<Cache> {
-    let mut input = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let mut own = [0; 8];
-    input.read_exact(&mut own)?;
+    let file = File::open(path)?;
+    let mut own = [0; NONCE_BYTES as usize];
+    file.read_exact_at(&mut own, 0)?;
     ensure!(u64::from_le_bytes(own) == nonce, "it belongs to another flash file");
-    Ok(Cache::restore(settings.clone(), input)?)
+    Ok(Cache::restore(settings.clone(), Box::new(ImageFile(file)))?)
+}
+
+/// The size that segments of a flash file have, if its content may be believed.
+pub(crate) fn segment_bytes_of(device: &dyn Device) -> Option<usize> {
+    let found = read_superblock(device, 0)?;
+    (found.image != 0 || found.journal != 0).then_some(found.segment_bytes as usize)
 }
 
 /// Leaves everything so that the next start can serve it; what is in DRAM too, unless that is kept elsewhere. Nobody else may use
@@ -359,7 +383,7 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, k
     if let Some(journal) = journal {
         journal.sync();
     }
-    if cache.is_recovering() {
+    if cache.resumes_recovery() {
         eprintln!("flashare: the next start goes on to look through what was cut off");
         return Ok(());
     }

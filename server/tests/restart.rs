@@ -9,8 +9,11 @@ use common::Client;
 use server::{Config, Flags, Running, start};
 
 fn begin(flash: &Path, more: &[&str]) -> (Running, Client) {
-    let flash = format!("{}:32MiB", flash.display());
-    let flags = ["flashare", "-p", "-1", "-t", "2", "-m", "4", "--admission", "all", "--flash", &flash];
+    begin_with("4", &format!("{}:32MiB", flash.display()), more)
+}
+
+fn begin_with(memory: &str, flash: &str, more: &[&str]) -> (Running, Client) {
+    let flags = ["flashare", "-p", "-1", "-t", "2", "-m", memory, "--admission", "all", "--flash", flash];
     let running = start(Config::new(&Flags::parse_from(flags.iter().chain(more))).unwrap()).unwrap();
     let stream = std::net::TcpStream::connect(("127.0.0.1", running.port)).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
@@ -60,6 +63,47 @@ fn a_clean_stop_keeps_the_content() {
     let (running, mut client) = begin(&flash, &["--restart", "never"]);
     assert_eq!(count(&mut client, KEYS), 0);
     running.stop();
+}
+
+/// More or less of either memory, and segments of the size that would be the default then: the content is found again, beside requests.
+#[test]
+fn content_outlives_other_sizes() {
+    const KEYS: usize = 6_000;
+    let folder = tempfile::tempdir().unwrap();
+    let flash = folder.path().join("flash");
+    let (running, mut client) = begin(&flash, &[]);
+    store(&mut client, KEYS);
+    client.expect("delete key7\r\n", "DELETED\r\n");
+    let before = count(&mut client, KEYS);
+    running.stop();
+    for (memory, bytes, more) in [
+        ("8", "32MiB", &[][..]),
+        ("8", "256MiB", &[]),
+        ("8", "256MiB", &["--flash-object-size", "700", "--restart", "crash"]),
+        ("6", "64MiB", &[]),
+    ] {
+        let (running, mut client) = begin_with(memory, &format!("{}:{bytes}", flash.display()), more);
+        wait_until_found(&mut client);
+        let after = count(&mut client, KEYS);
+        assert!(after * 100 > before * 90, "-m {memory}, {bytes}: of {before} objects {after} came back");
+        client.expect("get key7\r\n", "END\r\n");
+        running.stop();
+    }
+    let segment = ["--flash-segment", "64KiB"];
+    let (running, mut client) = begin_with("6", &format!("{}:64MiB", flash.display()), &segment);
+    assert_eq!(count(&mut client, KEYS), 0, "segments of another size were asked for");
+    running.stop();
+}
+
+fn wait_until_found(client: &mut Client) {
+    for _ in 0..600 {
+        client.send(b"stats flash\r\n");
+        if client.read_until("END\r\n").contains("STAT recovering_segments 0\r\n") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("the search does not end");
 }
 
 #[test]
