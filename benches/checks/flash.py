@@ -142,8 +142,8 @@ def restarts(quick):
     with scratch() as folder:
         flash = pathlib.Path(folder) / "flash"
         port = free_port()
-        command = [BIN / "flashare", "-p", port, "-l", "127.0.0.1", "-t", 1, "-m", size // 8, "--admission", "all", "--restart", "crash"]
-        command += ["--flash", f"{flash}:{size}MiB", "--flash-object-size", 1000]
+        base = [BIN / "flashare", "-p", port, "-l", "127.0.0.1", "-t", 1, "-m", size // 8, "--admission", "all", "--restart", "crash"]
+        command, larger = ([*base, "--flash", f"{flash}:{mib}MiB", "--flash-object-size", 1000] for mib in (size, size * 3 // 2))
         process, _ = first_answer(command)
         server = type("Running", (), {"port": port, "process": process})
         fill(server, "--keys", size * 1000, "--value-bytes", 1000)
@@ -156,13 +156,15 @@ def restarts(quick):
             subprocess.run(["dd", f"if={flash}", "of=/dev/null", "bs=16M", "iflag=direct"], check=True, stderr=subprocess.DEVNULL)
             return time.monotonic() - began
 
+        def search(command):
+            began = time.monotonic()
+            process, first = first_answer(command)
+            while stats(port)["recovering_segments"] != "0":
+                time.sleep(0.01)
+            return process, first, time.monotonic() - began, int(stats(port)["recovered_objects"])
+
         reading = statistics.median(read_whole() for _ in range(3))
-        began = time.monotonic()
-        process, first = first_answer(command)
-        while stats(port)["recovering_segments"] != "0":
-            time.sleep(0.01)
-        whole = time.monotonic() - began
-        came = int(stats(port)["recovered_objects"])
+        process, first, whole, came = search(command)
         rows.append(at_most(f"restart after kill -9, {size / 1024:g} GiB of flash: seconds to the first answer", first, 1.0))
         rows.append(Row(f"restart after kill -9: seconds to the whole index, {came:,} of {held:,} objects; a plain read of the file takes {reading:.2f}", f"{whole:.2f}", "stated", True))
         process.terminate()
@@ -170,7 +172,13 @@ def restarts(quick):
         process.wait()
         stop = time.monotonic() - began
         process, first = first_answer(command)
-        rows.append(at_most(f"restart after a clean stop (which took {stop:.2f} s): seconds to the first answer, with the whole index ({int(stats(port)['objects']):,} objects)", first, 1.0))
+        held = int(stats(port)["objects"])
+        rows.append(at_most(f"restart after a clean stop (which took {stop:.2f} s): seconds to the first answer, with the whole index ({held:,} objects)", first, 1.0))
+        process.terminate()
+        process.wait()
+        process, first, whole, came = search(larger)
+        rows.append(at_most("the same with half as much flash again: seconds to the first answer", first, 1.0))
+        rows.append(Row(f"the same: seconds to the whole index, {came:,} of {held:,} objects", f"{whole:.2f}", "stated", True))
         process.terminate()
         process.wait()
     return rows

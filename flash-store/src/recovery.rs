@@ -91,8 +91,15 @@ pub(crate) enum Witness {
 struct Search {
     witness: Witness,
     touched: Touched,
-    /// Segments to look at, oldest first.
-    left: Mutex<Vec<FlashSegmentId>>,
+    left: Mutex<Left>,
+}
+
+/// Segments that have not been looked at.
+struct Left {
+    /// Those that nobody looks at yet, oldest first.
+    waiting: Vec<FlashSegmentId>,
+    /// The one that is being looked at.
+    in_hand: Option<FlashSegmentId>,
 }
 
 /// What a tier knows of its recovery.
@@ -109,7 +116,7 @@ impl Recovery {
     /// A segment is recycled before it was looked at.
     pub(crate) fn forget(&self, segment: FlashSegmentId) {
         if let Some(search) = &*self.0.read() {
-            search.left.lock().retain(|id| *id != segment);
+            search.left.lock().waiting.retain(|id| *id != segment);
         }
     }
 }
@@ -158,10 +165,10 @@ impl FlashStore {
 
     /// Begins to look through all readable segments.
     pub(crate) fn look_through_readable(&self, witness: Witness) {
-        let left: Vec<_> = self.lives.lock().readable.iter().copied().collect();
-        if !left.is_empty() {
-            let touched = Touched::new(&self.index);
-            *self.recovery.0.write() = Some(Search { witness, touched, left: Mutex::new(left) });
+        let waiting: Vec<_> = self.lives.lock().readable.iter().copied().collect();
+        if !waiting.is_empty() {
+            let (touched, left) = (Touched::new(&self.index), Mutex::new(Left { waiting, in_hand: None }));
+            *self.recovery.0.write() = Some(Search { witness, touched, left });
             self.is_recovering.store(true, Ordering::Release);
         }
     }
@@ -185,7 +192,10 @@ impl FlashStore {
 
     /// Segments that are still to be looked at.
     pub fn segments_to_recover(&self) -> usize {
-        self.recovery.0.read().as_ref().map_or(0, |search| search.left.lock().len())
+        self.recovery.0.read().as_ref().map_or(0, |search| {
+            let left = search.left.lock();
+            left.waiting.len() + usize::from(left.in_hand.is_some())
+        })
     }
 
     /// The segment to read next, and to give to [`FlashStore::recover`].
@@ -193,7 +203,11 @@ impl FlashStore {
         if !self.is_recovering() {
             return None;
         }
-        let next = self.recovery.0.read().as_ref().and_then(|search| search.left.lock().pop());
+        let next = self.recovery.0.read().as_ref().and_then(|search| {
+            let mut left = search.left.lock();
+            left.in_hand = left.waiting.pop();
+            left.in_hand
+        });
         if next.is_none() {
             self.is_recovering.store(false, Ordering::Release);
             *self.recovery.0.write() = None;
@@ -204,7 +218,7 @@ impl FlashStore {
     /// The segment after that, as far as is known now.
     pub fn next_to_recover(&self) -> Option<RecycleIntent> {
         let search = self.recovery.0.read();
-        let next = search.as_ref()?.left.lock().last().copied();
+        let next = search.as_ref()?.left.lock().waiting.last().copied();
         next.map(|segment| self.intent(segment))
     }
 
