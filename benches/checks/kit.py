@@ -133,6 +133,17 @@ def shared_trace(name, folder, requests):
     return path
 
 
+def beginning(name, folder, limit):
+    """The first requests of a shared trace, or all of it."""
+    whole = shared_trace(name, folder, 2_000_000)
+    if limit is None:
+        return whole
+    part = pathlib.Path(folder) / f"{name}.beginning.csv"
+    command = [BIN / "flashare-trace", "convert", whole, part, "--limit", str(limit)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return part
+
+
 def equal_tenants(trace, dram_mib, path):
     """Writes a configuration that reserves half the DRAM in equal parts for the trace's tenants; returns how many."""
     tenants = list(trace_tool("stat", trace)["tenants"])

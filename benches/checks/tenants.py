@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, equal_tenants, free_port, scratch, shared_trace, trace_tool
+from .kit import BIN, ROOT, Row, Server, at_least, at_most, beginning, build, equal_tenants, free_port, scratch, trace_tool
 
 
 def measure(quick):
@@ -17,24 +17,16 @@ def measure(quick):
     with scratch() as folder:
         folder = pathlib.Path(folder)
         # a quick look is at the beginning of each trace, in as much less memory
-        trace, dram = beginning("mt-a", folder, quick), 16 if quick else 64
+        limit = 300_000 if quick else None
+        trace, dram = beginning("mt-a", folder, limit), 16 if quick else 64
         rows += five(folder, trace, dram)
-        rows += real(beginning("mt-real-a", folder, quick))
+        rows += real(beginning("mt-real-a", folder, limit))
         rows += [] if quick else alone(folder, trace, dram)
         rows += shift(folder, quick)
         rows += cleaner(folder, trace, dram)
         rows += many(folder, quick)
         rows += isolation(folder, quick)
     return rows
-
-
-def beginning(name, folder, quick):
-    whole = shared_trace(name, folder, 2_000_000)
-    if not quick:
-        return whole
-    part = folder / f"{name}.beginning.csv"
-    subprocess.run([BIN / "flashare-trace", "convert", whole, part, "--limit", "300000"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return part
 
 
 def simulate(trace, dram, *more):

@@ -15,7 +15,7 @@ use crate::format::Claimed;
 use crate::index::{Class, SLOTS};
 use crate::recovery::Witness;
 use crate::segment::FlashSegmentId;
-use crate::{FlashStore, Meta, leads_to};
+use crate::{FlashStore, Meta, PAGE_BYTES, leads_to};
 
 /// An image that is at hand as long as it is needed.
 pub trait Image: Send + Sync {
@@ -103,11 +103,12 @@ impl FlashStore {
     /// # Errors
     /// It makes no sense, or segments are of another size or lie elsewhere. Then the tier must not be used.
     pub fn load(&self, input: &mut impl Read) -> io::Result<Option<FormerSizes>> {
-        let invalid = |what| Error::new(ErrorKind::InvalidData, what);
+        let invalid = |what: &str| Error::new(ErrorKind::InvalidData, what);
         let [segments, segment_pages, slots] = [read_u64(input)?, read_u64(input)?, read_u64(input)?];
         let is_resized = segments != self.metas.len() as u64;
         if segment_pages != self.segment_pages as u64 {
-            return Err(invalid("the size of segments of flash has changed"));
+            let (then, now) = (segment_pages.saturating_mul(PAGE_BYTES as u64), self.segment_bytes());
+            return Err(invalid(&format!("the size of segments has changed: it was {then} bytes, and is {now} now")));
         }
         if is_resized && self.parts.len() > 1 {
             return Err(invalid("flash lies on several devices, and their sizes have changed"));

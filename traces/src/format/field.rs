@@ -10,6 +10,8 @@ pub(super) fn whole(field: &[u8]) -> Option<u64> {
     field.iter().try_fold(0u64, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
 }
 
+const POWERS_OF_TEN: [f64; 10] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+
 /// A number with or without a point.
 pub(super) fn real(field: &[u8]) -> Option<f64> {
     // the usual: digits, maybe a point and up to nine digits
@@ -19,8 +21,8 @@ pub(super) fn real(field: &[u8]) -> Option<f64> {
         return whole(front).map(|number| number as f64).or_else(|| general(field));
     }
     match (whole(front), whole(behind)) {
-        (Some(front), Some(part)) if behind.len() <= 9 => {
-            Some(front as f64 + part as f64 / 10f64.powi(behind.len() as i32))
+        (Some(front), Some(part)) if behind.len() < POWERS_OF_TEN.len() => {
+            Some(front as f64 + part as f64 / POWERS_OF_TEN[behind.len()])
         }
         _ => general(field),
     }

@@ -71,6 +71,11 @@ impl Format {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Whether its requests may be of several tenants.
+    fn names_tenants(self) -> bool {
+        matches!(self, Format::Csv | Format::Kvcache | Format::Tectonic | Format::Memcachier)
+    }
+
     /// Whether it is of records, not of lines.
     fn record_bytes(self) -> Option<usize> {
         match self {
@@ -90,6 +95,11 @@ struct Tenants {
 }
 
 impl Tenants {
+    fn knows(&self, name: &[u8]) -> bool {
+        let is_it = |known: &String| known.as_bytes() == name;
+        self.names.get(self.last).is_some_and(is_it) || self.names.iter().any(is_it)
+    }
+
     fn number(&mut self, name: &str) -> u32 {
         if self.names.get(self.last).is_none_or(|known| known != name) {
             self.last = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
@@ -125,6 +135,8 @@ pub struct Reader {
     pending: Pending,
     watch: Watch,
     tenants: Tenants,
+    /// Only names of tenants are wanted: a line of one that is known is passed over where that is told at a glance.
+    names_only: bool,
 }
 
 impl Reader {
@@ -161,6 +173,7 @@ impl Reader {
             pending: Pending::None,
             watch: Watch::default(),
             tenants: Tenants::default(),
+            names_only: false,
         })
     }
 
@@ -230,6 +243,9 @@ impl Reader {
             return Ok(Parsed::Nothing);
         }
         let parsed = match self.format {
+            Format::Csv if self.names_only && csv::tenant(line).is_some_and(|name| self.tenants.knows(name)) => {
+                Ok(Parsed::Nothing)
+            }
             Format::Csv => csv::parse(line, &mut self.tenants, event),
             Format::Watch => self.watch.take(line).map(|()| Parsed::Nothing),
             _ => spread::parse(
@@ -356,10 +372,12 @@ pub fn tenants_of(path: &Path, reading: &Reading) -> Result<Vec<String>> {
         let name = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
         bail!("{name} can be read only once: name the tenants with --config FILE, or keep the trace in a file");
     }
-    let mut reader = Reader::with(path, reading)?;
+    let mut reader = Reader { names_only: true, ..Reader::with(path, reading)? };
     let mut event = Event::default();
     // what is cut off or bad is told by the run itself
-    while let Ok(true) = reader.read(&mut event) {}
+    while let Ok(true) = reader.read(&mut event)
+        && reader.format.names_tenants()
+    {}
     Ok(reader.tenants.names)
 }
 

@@ -145,7 +145,7 @@ pub(super) fn parse(
         }
         return Ok(Parsed::Nothing);
     }
-    if !matches!(format, Format::Kvcache | Format::Tectonic | Format::Memcachier) {
+    if !format.names_tenants() {
         event.tenant = tenants.number(ONLY_TENANT);
         (event.ttl, event.op) = (0, Op::Get);
     }

@@ -228,6 +228,23 @@ fn bad_lines_are_named_and_borne_up_to_one_in_a_thousand() {
     assert!(error.contains("6 of 5001 lines are bad"), "{error}");
 }
 
+/// The pass that only looks for names parses no line of a tenant that is known; it must find what a whole reading finds.
+#[test]
+fn names_of_tenants_are_those_that_a_whole_reading_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.csv");
+    let lines = "0,a,1,1,shop,get,0\n0,b,c,3,1,feed,get,0\n0,k,1,1,bad op,fetch,0\nno columns\n0,k,1,1,bad size,get,\n\
+                 0,k,one,1,shop,get,0\n0,k,1,1,shop,get,0\n0,k,1,1,feed,get,0\n0,k,1,1,last,set,0\n";
+    std::fs::write(&path, lines).unwrap();
+    let mut whole = Reader::open(&path).unwrap();
+    while let Ok(true) = whole.read(&mut Event::default()) {}
+    assert_eq!(tenants_of(&path, &Reading::default()).unwrap(), whole.tenants());
+    assert_eq!(whole.tenants(), ["shop", "feed", "last"]);
+    let blocks = folder.path().join("blocks.lis");
+    std::fs::write(&blocks, "1 2 0 0\n7 1 0 1\n").unwrap();
+    assert_eq!(tenants_of(&blocks, &Reading::default()).unwrap(), [ONLY_TENANT]);
+}
+
 #[test]
 fn what_is_cut_off_is_an_error_behind_what_was_read() {
     let folder = tempfile::tempdir().unwrap();
