@@ -18,7 +18,7 @@ VALUE_BYTES_MAX = 1_048_200
 # the same in both: which keys are sampled, and so what the model learns, depends on it
 SEEDS = [7, 8, 9]
 # where fewer segments than this go to flash, chance moves a run by more than a bound: the mean of all seeds is compared
-FEW_SEGMENTS = 1000
+FEW_SEGMENTS = 2000
 # traces of fewer requests than this are replayed over so many seconds: as fast as it goes it would be over before cleaner, trainer and flash have
 # got going, and what it came to would be chance
 FEW_REQUESTS, SECONDS = 100_000, 15
