@@ -141,3 +141,21 @@ pub enum SettingsError {
     #[error("memory for the cache: {0}")]
     Memory(#[from] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_taken_where_memory_and_entries_allow() {
+        let mut settings = CacheSettings::for_memory(64 << 20);
+        assert!(!settings.takes_segments_of(1 << 20), "there is no flash");
+        settings.flash = Some(FlashSettings::for_bytes(1 << 30));
+        let taken =
+            [64 << 10, 512 << 10, 2 << 20, 4 << 20, (1 << 20) + 1, 0].map(|bytes| settings.takes_segments_of(bytes));
+        assert_eq!(taken, [false, true, true, false, false, false]);
+        assert!(settings.takes_segments_of(settings.segment_bytes()), "the default is among them");
+        settings.flash = Some(FlashSettings::for_bytes(4 << 20));
+        assert!(!settings.takes_segments_of(2 << 20), "two segments are no tier");
+    }
+}

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use common::Client;
@@ -43,16 +43,22 @@ fn count(client: &mut Client, keys: usize) -> usize {
         .count()
 }
 
+/// A flash file as a clean stop leaves it, and how many of so many keys were there; key7 was deleted.
+fn stopped(folder: &Path, keys: usize) -> (PathBuf, usize) {
+    let flash = folder.join("flash");
+    let (running, mut client) = begin(&flash, &[]);
+    store(&mut client, keys);
+    client.expect("delete key7\r\n", "DELETED\r\n");
+    let before = count(&mut client, keys);
+    running.stop();
+    (flash, before)
+}
+
 #[test]
 fn a_clean_stop_keeps_the_content() {
     const KEYS: usize = 15_000;
     let folder = tempfile::tempdir().unwrap();
-    let flash = folder.path().join("flash");
-    let (running, mut client) = begin(&flash, &[]);
-    store(&mut client, KEYS);
-    client.expect("delete key7\r\n", "DELETED\r\n");
-    let before = count(&mut client, KEYS);
-    running.stop();
+    let (flash, before) = stopped(folder.path(), KEYS);
     let (running, mut client) = begin(&flash, &[]);
     assert!(!folder.path().join("flash.index").exists(), "an image is believed once");
     let after = count(&mut client, KEYS);
@@ -70,12 +76,7 @@ fn a_clean_stop_keeps_the_content() {
 fn content_outlives_other_sizes() {
     const KEYS: usize = 6_000;
     let folder = tempfile::tempdir().unwrap();
-    let flash = folder.path().join("flash");
-    let (running, mut client) = begin(&flash, &[]);
-    store(&mut client, KEYS);
-    client.expect("delete key7\r\n", "DELETED\r\n");
-    let before = count(&mut client, KEYS);
-    running.stop();
+    let (flash, before) = stopped(folder.path(), KEYS);
     for (memory, bytes, more) in [
         ("8", "32MiB", &[][..]),
         ("8", "256MiB", &[]),
