@@ -13,10 +13,10 @@ use crate::figures::{Figures, Report};
 use crate::plot::{Plot, bytes_text};
 use crate::stat::{Description, plots_of};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
 h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #ddd}\
-table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}\
-th,td{padding:.25em .7em;border-bottom:1px solid #e4e4e4;text-align:right;white-space:nowrap}\
+table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto;font-size:13px}\
+th,td{padding:.25em .6em;border-bottom:1px solid #e4e4e4;text-align:right;white-space:nowrap}\
 th{background:#f6f6f6;font-weight:600;white-space:normal}th:first-child,td:first-child{text-align:left}\
 figure{margin:1em 0}svg{max-width:100%;height:auto}.text td,.text th{text-align:left;white-space:normal}.note{color:#555}.bad{color:#a00000;font-weight:600}";
 

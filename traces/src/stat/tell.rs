@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use super::Description;
+use super::{Description, Window};
 use crate::plot::{Line, Plot, Scale, bytes_text};
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
@@ -116,13 +116,17 @@ pub(crate) fn plots(whole: &Description) -> Vec<(&'static str, Plot)> {
                 "Requests over time",
                 ("seconds", Scale::Linear),
                 ("requests a second", Scale::Linear),
-                lines(&|one| {
-                    let width = one.over_time.first().map_or(1.0, |window| window.seconds);
-                    one.over_time.iter().map(|window| (window.seconds, window.requests as f64 / width)).collect()
-                }),
+                lines(&|one| rates(&one.over_time, whole.seconds)),
             ),
         ),
     ]
+}
+
+/// Requests a second by time. The window that the trace ends in is left out, unless there is no other: it is not full.
+pub(super) fn rates(windows: &[Window], trace_seconds: f64) -> Vec<(f64, f64)> {
+    let width = windows.first().map_or(1.0, |window| window.seconds);
+    let full = windows.iter().filter(|window| window.seconds <= trace_seconds || windows.len() == 1);
+    full.map(|window| (window.seconds, window.requests as f64 / width)).collect()
 }
 
 pub(super) fn plot(whole: &Description, folder: &Path) -> Result<()> {

@@ -59,3 +59,12 @@ fn many_windows_are_merged_and_nothing_is_lost() {
     assert_eq!(all.over_time.last().unwrap().objects, 100);
     assert!(all.over_time.windows(2).all(|pair| pair[0].objects <= pair[1].objects));
 }
+
+#[test]
+fn the_window_that_a_trace_ends_in_is_no_rate_unless_there_is_no_other() {
+    let window = |seconds: f64, requests: u64| Window { seconds, requests, ..Window::default() };
+    let windows = [window(4.0, 400), window(8.0, 800), window(12.0, 3)];
+    assert_eq!(tell::rates(&windows, 8.1), [(4.0, 100.0), (8.0, 200.0)]);
+    assert_eq!(tell::rates(&windows, 12.0), [(4.0, 100.0), (8.0, 200.0), (12.0, 0.75)]);
+    assert_eq!(tell::rates(&windows[..1], 0.5), [(4.0, 100.0)]);
+}
