@@ -43,7 +43,7 @@ const OFFERS_MAX: usize = 3;
 pub(crate) struct Summed<S> {
     stream: S,
     sum: Xxh3,
-    /// Bytes that have passed.
+    /// Bytes that were read.
     passed: u64,
 }
 
@@ -88,7 +88,6 @@ impl<S: Write> Write for Summed<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.stream.write(bytes)?;
         self.sum.update(&bytes[..count]);
-        self.passed += count as u64;
         Ok(count)
     }
 

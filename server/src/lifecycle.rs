@@ -67,7 +67,7 @@ fn open_flash(config: &mut Config) -> Result<Option<Arc<dyn Device>>> {
 /// flash, that there is now: with another size nothing of what they hold could be taken over.
 fn keep_segment_size(cache: &mut CacheSettings, device: &dyn Device) {
     let former = restart::segment_bytes_of(device).filter(|bytes| cache.takes_segments_of(*bytes));
-    if let (Some(flash), Some(_)) = (&mut cache.flash, former) {
+    if let Some(flash) = &mut cache.flash {
         flash.segment_bytes = flash.segment_bytes.or(former);
     }
 }
