@@ -19,8 +19,9 @@ pub(super) fn parse(line: &[u8], tenants: &mut Tenants, event: &mut Event) -> Re
         format!("column op: expected get, set, delete or the like, found '{}'", String::from_utf8_lossy(op))
     })?;
     event.ttl = field::bytes(ttl, "ttl")?;
-    event.tenant = tenants.number(field::text(tenant, "tenant")?);
     let key = field::key(key, "key")?;
+    // last: a bad line names no tenant
+    event.tenant = tenants.number(field::text(tenant, "tenant")?);
     event.key.clear();
     event.key.extend_from_slice(key);
     Ok(Parsed::One)

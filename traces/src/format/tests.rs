@@ -233,7 +233,7 @@ fn bad_lines_are_named_and_borne_up_to_one_in_a_thousand() {
 fn names_of_tenants_are_those_that_a_whole_reading_finds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.csv");
-    let lines = "0,a,1,1,shop,get,0\n0,b,c,3,1,feed,get,0\n0,k,1,1,bad op,fetch,0\nno columns\n0,k,1,1,bad size,get,\n\
+    let lines = "0,a,1,1,shop,get,0\n0,b,c,3,1,feed,get,0\n0,k,1,1,bad op,fetch,0\nno columns\n0,k,1,1,bad size,get,\n0,,1,1,no key,get,0\n\
                  0,k,one,1,shop,get,0\n0,k,1,1,shop,get,0\n0,k,1,1,feed,get,0\n0,k,1,1,last,set,0\n";
     std::fs::write(&path, lines).unwrap();
     let mut whole = Reader::open(&path).unwrap();
