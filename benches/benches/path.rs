@@ -32,6 +32,28 @@ fn parse(c: &mut Criterion) {
     group.finish();
 }
 
+/// Whose a key is, where tenants are told by prefixes of many lengths.
+fn whose(c: &mut Criterion) {
+    let spec = |prefix: &str| tenants::TenantSpec {
+        name: prefix.to_owned(),
+        recognised: tenants::Recognition::Prefix(prefix.to_owned()),
+        terms: tenants::Terms::default(),
+    };
+    let mut group = c.benchmark_group("whose");
+    group.throughput(Throughput::Elements(1));
+    for (what, prefixes) in [
+        ("five prefixes", vec!["key-", "session:", "img:v2:", "user:", "recommend:"]),
+        ("of one first letter", vec!["key-", "keys:all:", "kv2:eu:", "k:user:", "kind-"]),
+    ] {
+        let settings =
+            CacheSettings { tenants: prefixes.into_iter().map(spec).collect(), ..CacheSettings::for_memory(64 << 20) };
+        let cache = Cache::new(settings).unwrap();
+        let key = key(7);
+        group.bench_function(what, |b| b.iter(|| cache.tenant_of(black_box(key.as_bytes()))));
+    }
+    group.finish();
+}
+
 fn dram(c: &mut Criterion) {
     let cache = Cache::new(CacheSettings::for_memory(64 << 20)).unwrap();
     let (mut worker, mut background) = (cache.worker(), cache.background());
@@ -218,6 +240,6 @@ fn scoring(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
-    targets = parse, steps, dram, flash, scoring
+    targets = parse, whose, steps, dram, flash, scoring
 }
 criterion_main!(benches);

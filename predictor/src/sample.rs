@@ -8,7 +8,9 @@
 //! Bounded: at most `watched_max` keys are watched and `samples_max` samples are kept, a tenant. A watched key takes
 //! [`WATCHED_BYTES`]: its features are kept in fixed point.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
 
 use crate::features::{FEATURES, Features, Observation};
 
@@ -34,7 +36,7 @@ struct Watched {
 pub struct Sampler {
     watched: Vec<Watched>,
     /// Where a key stands in `watched`.
-    places: HashMap<u32, u32>,
+    places: FxHashMap<u32, u32>,
     /// Which watch is looked at next.
     next: usize,
     samples: VecDeque<(Fixed, bool)>,
@@ -61,7 +63,7 @@ impl Sampler {
     pub fn new(horizon: u32, reads_above: u32, watched_max: usize, samples_max: usize) -> Sampler {
         Sampler {
             watched: Vec::new(),
-            places: HashMap::new(),
+            places: FxHashMap::default(),
             next: 0,
             samples: VecDeque::new(),
             fresh: 0,

@@ -11,6 +11,7 @@ mod arbiter;
 mod contest;
 mod curve;
 mod meter;
+mod prefixes;
 mod rank;
 mod registry;
 mod shadow_queue;

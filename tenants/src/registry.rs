@@ -15,6 +15,7 @@ use crate::account::Account;
 use crate::arbiter::{ARBITERS, Arbiter};
 use crate::curve::LiveCurve;
 use crate::meter::{Limits, Meter};
+use crate::prefixes::Prefixes;
 use crate::rank::{RANKS, Rank};
 use crate::shadow_queue::ShadowQueue;
 use crate::write_budget::WriteBudget;
@@ -107,7 +108,7 @@ pub enum RegistryError {
     /// A reservation below nothing.
     #[error("tenant '{0}': a reservation is 0 or more")]
     Negative(String),
-    /// A weight or a goal that means nothing.
+    /// A weight, a goal or a prefix that means nothing.
     #[error("tenant '{0}': {1}")]
     Meaningless(String, &'static str),
     /// Everybody has to be somebody's.
@@ -248,8 +249,7 @@ pub enum Revised {
 /// Whose a request is.
 #[derive(Clone, Default)]
 struct Routes {
-    /// By length, the longest first.
-    prefixes: Vec<(usize, HashMap<Vec<u8>, u16>)>,
+    prefixes: Prefixes,
     ports: HashMap<u16, u16>,
     users: HashMap<Vec<u8>, u16>,
     /// Prefixes that were somebody's, and the version up to which keys that begin with them are nobody's any more.
@@ -367,16 +367,9 @@ impl Registry {
                 Recognition::Rest => {}
                 Recognition::Port(port) => drop(routes.ports.insert(*port, tenant.id)),
                 Recognition::User(user) => drop(routes.users.insert(user.clone().into_bytes(), tenant.id)),
-                Recognition::Prefix(prefix) => {
-                    let prefix = prefix.clone().into_bytes();
-                    match routes.prefixes.iter_mut().find(|(len, _)| *len == prefix.len()) {
-                        Some((_, names)) => drop(names.insert(prefix, tenant.id)),
-                        None => routes.prefixes.push((prefix.len(), HashMap::from([(prefix, tenant.id)]))),
-                    }
-                }
+                Recognition::Prefix(prefix) => routes.prefixes.insert(prefix.as_bytes(), tenant.id),
             }
         }
-        routes.prefixes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         let (has_prefixes, has_released) = (!routes.prefixes.is_empty(), !routes.released.is_empty());
         let limited = |tenant: &Tenant| tenant.meter.limits() != Limits::default();
         self.has_limits.store(self.tenants().any(limited), Ordering::Relaxed);
@@ -545,9 +538,7 @@ impl Registry {
         if !self.has_prefixes.load(Ordering::Relaxed) {
             return 0;
         }
-        let routes = self.routes.load();
-        let found = routes.prefixes.iter().find_map(|(len, names)| names.get(key.get(..*len)?));
-        found.copied().unwrap_or(0)
+        self.routes.load().prefixes.find(key).unwrap_or(0)
     }
 
     /// Whether what was stored under this key with this version is out of date, since the key was another tenant's meanwhile.
@@ -590,6 +581,9 @@ fn check(specs: &[TenantSpec], memory: i64, flash: u64) -> Result<(), RegistryEr
         }
         if terms.reserved_bytes < 0 {
             return Err(RegistryError::Negative(name.clone()));
+        }
+        if *recognised == Recognition::Prefix(String::new()) {
+            return Err(RegistryError::Meaningless(name.clone(), "a prefix is not empty"));
         }
         if !(terms.weight > 0.0 && terms.weight <= 1e6) {
             return Err(RegistryError::Meaningless(name.clone(), "a weight is above 0 and at most 1000000"));
@@ -748,6 +742,7 @@ mod tests {
             make(vec![spec("a", prefix("x"), 0), spec("b", prefix("x"), 0)]),
             Some(RegistryError::Ambiguous(..))
         ));
+        assert!(matches!(make(vec![spec("a", prefix(""), 0)]), Some(RegistryError::Meaningless(..))));
         let mut flash = spec("a", prefix("x"), 0);
         flash.terms.flash_reserved_bytes = 1;
         assert_eq!(make(vec![flash]), Some(RegistryError::FlashOversubscribed(1, 0)));

@@ -43,7 +43,6 @@ impl TenantTable {
     /// More than one way is stated, or one that says nothing.
     pub(crate) fn recognition(&self, name: &str) -> Result<Option<Recognition>> {
         match (&self.prefix, self.port, &self.user) {
-            (Some(prefix), None, None) if prefix.is_empty() => bail!("tenant '{name}': prefix is empty"),
             (Some(prefix), None, None) => Ok(Some(Recognition::Prefix(prefix.clone()))),
             (None, Some(0), None) => bail!("tenant '{name}': port 0 is none"),
             (None, Some(port), None) => Ok(Some(Recognition::Port(port))),
