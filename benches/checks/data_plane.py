@@ -5,6 +5,7 @@ figures are medians over rounds, ratios are medians of ratios within a round.
 """
 
 import json
+import pathlib
 import statistics
 import subprocess
 import time
@@ -52,7 +53,8 @@ def measure(quick):
             runs = interleaved(who, arguments, rounds, seconds, unchecked=("null",))
             rows += cpu_rows(name, runs, of_memcached, of_null)
         rows += equal_load(servers, rounds, seconds)
-    rows += large_values(rounds, seconds)
+    rows += larger_values(min(rounds, 3), seconds, (40 if quick else 256) << 20)
+    rows += told_by_prefix(min(rounds, 3), seconds, 100_000 if quick else KEYS)
     rows += unix_socket(rounds, seconds, 100_000 if quick else KEYS)
     full = (300_000, 64) if quick else (KEYS, 220)
     rows += stores(rounds, seconds, *full)
@@ -83,16 +85,49 @@ def equal_load(servers, rounds, seconds):
     return [at_most(name, ratio(runs, "flashare", "memcached", "p99_us"), 1.0)]
 
 
-def large_values(rounds, seconds):
-    """GETs of values that are sent without a copy."""
-    size = ["--keys", 4_000, "--value-bytes", 64 << 10]
-    with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours:
-        servers = {"memcached": theirs, "flashare": ours}
-        for server in servers.values():
-            fill(server, *size)
-        runs = interleaved(servers, ["--mode", "get", "--connections", 50, *size], rounds, seconds)
-    name = f"GET of 64 KiB, 50 connections: CPU {middle(runs, 'flashare'):.1f} us, of memcached's {middle(runs, 'memcached'):.1f}"
-    return [Row(name, f"{ratio(runs, 'flashare', 'memcached'):.3g}", "stated", True)]
+def larger_values(rounds, seconds, data):
+    """GETs of values that are copied (the smaller ones) or sent from where they lie, and SETs of them where memory is full; `data` bytes of each size."""
+    rows = []
+    for value_bytes in (1_000, 4_000, 12_000, 64 << 10):
+        size = ["--keys", data // value_bytes, "--value-bytes", value_bytes]
+        mib = data * 2 >> 20
+        with memcached("-m", mib) as theirs, flashare("-m", mib) as ours:
+            servers = {"memcached": theirs, "flashare": ours}
+            for server in servers.values():
+                fill(server, *size)
+            for pipeline in (1, 16):
+                runs = interleaved(servers, ["--mode", "get", "--pipeline", pipeline, *size], rounds, seconds)
+                rows.append(beside_memcached(f"GET of {value_bytes:,} bytes, pipeline {pipeline}", runs))
+        with memcached("-m", mib // 4) as theirs, flashare("-m", mib // 4) as ours:
+            servers = {"memcached": theirs, "flashare": ours}
+            for server in servers.values():
+                fill(server, *size)
+            runs = interleaved(servers, ["--mode", "set", *size], rounds, seconds)
+            rows.append(beside_memcached(f"SET of {value_bytes:,} bytes, one at a time, continuous cleaning", runs))
+    return rows
+
+
+def beside_memcached(name, runs):
+    name = f"{name}: CPU {middle(runs, "flashare"):.3g} us, of memcached's {middle(runs, 'memcached'):.3g}"
+    return Row(name, f"{ratio(runs, "flashare", "memcached"):.3g}", "stated", True)
+
+
+def told_by_prefix(rounds, seconds, keys):
+    """Tenants that are told by prefixes of several lengths, and one beside that may not ask for all that it likes."""
+    prefixes = ["key:", "session:", "img:v2:", "user:", "kept:for:"]
+    rows = []
+    with scratch() as folder:
+        for what, limit in (("five tenants told by prefix", ""), ("the same, another one limited", "max_requests = 1000")):
+            config = pathlib.Path(folder) / "tenants.toml"
+            config.write_text("\n".join(f'[[tenant]]\nname = "t{n}"\nprefix = "{prefix}"\n{limit if n else ""}' for n, prefix in enumerate(prefixes)))
+            with memcached("-m", 1024) as theirs, flashare("-m", 1024, "--config", config) as ours:
+                servers = {"memcached": theirs, "flashare": ours}
+                for server in servers.values():
+                    fill(server, "--keys", keys)
+                for mode, pipeline in (("get", 64), ("set", 16)):
+                    runs = interleaved(servers, ["--mode", mode, "--keys", keys, "--pipeline", pipeline], rounds, seconds)
+                    rows.append(beside_memcached(f"{mode.upper()}, pipeline {pipeline}, {what}", runs))
+    return rows
 
 
 def unix_socket(rounds, seconds, keys):

@@ -62,7 +62,9 @@ impl Connection {
         bytes: usize,
     ) -> Result<Option<u16>, Refusal> {
         let stored = match request {
-            Request::Store(store) => Some(store.bytes),
+            Request::Store(store) => {
+                return self.ask_for_one(cache, store.key, Some(store.bytes), bytes).map(Some);
+            }
             Request::MetaStore(_, bytes, _) => Some(*bytes),
             _ => None,
         };
@@ -74,7 +76,8 @@ impl Connection {
         let (mut outcome, mut bytes) = (Ok(None), bytes);
         each_key(request, |key| {
             if outcome.is_ok() {
-                outcome = self.take_for(cache, key, stored, std::mem::take(&mut bytes)).map(Some);
+                let (tenant, meter) = self.meter_of(cache, key);
+                outcome = take(meter, key, stored, std::mem::take(&mut bytes)).map(|()| Some(tenant));
             }
         });
         outcome
@@ -88,28 +91,29 @@ impl Connection {
         stored: Option<usize>,
         bytes: usize,
     ) -> Result<u16, Refusal> {
-        if !self.meter_of(cache, key).1.may_move() {
+        let (tenant, meter) = self.meter_of(cache, key);
+        if !meter.may_move() {
             return Err(Refusal::NotYet);
         }
-        self.take_for(cache, key, stored, bytes)
-    }
-
-    fn take_for(&self, cache: &Cache, key: &[u8], stored: Option<usize>, bytes: usize) -> Result<u16, Refusal> {
-        let (tenant, meter) = self.meter_of(cache, key);
-        if stored.is_some_and(|value| meter.is_too_large(key.len() + value)) {
-            return Err(Refusal::TooLarge);
-        }
-        if meter.is_limited() {
-            if !meter.ask(1) {
-                return Err(Refusal::TooMany);
-            }
-            meter.moved(bytes);
-        }
-        Ok(tenant)
+        take(meter, key, stored, bytes).map(|()| tenant)
     }
 
     fn meter_of<'c>(&self, cache: &'c Cache, key: &[u8]) -> (u16, &'c Meter) {
         let tenant = self.tenant_of(cache, key);
         (tenant, &cache.registry().tenant(tenant).meter)
     }
+}
+
+/// Takes a request for a key from what may be asked for.
+fn take(meter: &Meter, key: &[u8], stored: Option<usize>, bytes: usize) -> Result<(), Refusal> {
+    if stored.is_some_and(|value| meter.is_too_large(key.len() + value)) {
+        return Err(Refusal::TooLarge);
+    }
+    if meter.is_limited() {
+        if !meter.ask(1) {
+            return Err(Refusal::TooMany);
+        }
+        meter.moved(bytes);
+    }
+    Ok(())
 }

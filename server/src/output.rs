@@ -3,14 +3,44 @@
 //! Most of it is spelled into a buffer. Large values are *lent*: they are sent from where the cache has them, and pinned there until they are
 //! gone.
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 
 use cache::Pinned;
 
-/// Capacity beyond which an empty buffer gives its memory back.
+/// Capacity beyond which an empty buffer is not the connection's any longer.
 const KEPT_BYTES: usize = 24 << 10;
+/// Bytes of such buffers that a worker keeps for whoever has much to say next: memory from the kernel costs more than what is spelled into it.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 /// Most slices that are sent together.
 pub(crate) const SLICES_MAX: usize = 16;
+
+/// Buffers that are nobody's, and their bytes.
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Spare {
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES_MAX {
+            self.bytes += buffer.capacity();
+            self.buffers.push(buffer);
+        }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+}
+
+thread_local! {
+    /// The worker's own.
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
 
 /// Spelled bytes, with lent ones in between.
 #[derive(Default)]
@@ -31,7 +61,7 @@ impl Stretch {
         self.lent.clear();
         self.lent_bytes = 0;
         if self.spelled.capacity() > KEPT_BYTES {
-            self.spelled = Vec::new();
+            SPARE.with_borrow_mut(|spare| spare.keep(std::mem::take(&mut self.spelled)));
         }
     }
 
@@ -62,8 +92,17 @@ pub(crate) struct Output {
 
 impl Output {
     /// Where more is spelled.
+    #[inline]
     pub(crate) fn ready(&mut self) -> &mut Vec<u8> {
+        if self.ready.spelled.capacity() == 0 {
+            self.begin_anew();
+        }
         &mut self.ready.spelled
+    }
+
+    #[cold]
+    fn begin_anew(&mut self) {
+        self.ready.spelled = SPARE.with_borrow_mut(Spare::take);
     }
 
     /// Puts a value behind what is spelled, without a copy.
@@ -143,6 +182,34 @@ mod tests {
         output.note_sent(3);
         assert_eq!(output.leaving().len(), 10_000);
         assert!(!output.has_more());
+    }
+
+    #[test]
+    fn large_buffers_go_from_one_connection_to_the_next() {
+        let mut first = Output::default();
+        first.ready().resize(3 * KEPT_BYTES, b'x');
+        let at = first.leaving().as_ptr();
+        first.note_sent(3 * KEPT_BYTES);
+        assert_eq!(
+            first.leaving.spelled.capacity() + first.ready.spelled.capacity(),
+            0,
+            "an idle connection holds nothing"
+        );
+        let mut second = Output::default();
+        second.ready().push(b'y');
+        assert_eq!(second.leaving().as_ptr(), at);
+        // and no more of them are kept than so many bytes
+        let mut many: Vec<Output> = (0..64).map(|_| Output::default()).collect();
+        for output in &mut many {
+            output.ready().resize(2 * KEPT_BYTES, b'x');
+            output.begin();
+        }
+        many.iter_mut().for_each(|output| output.note_sent(2 * KEPT_BYTES));
+        let (bytes, count) = SPARE.with_borrow(|spare| (spare.bytes, spare.buffers.len()));
+        assert!(
+            bytes <= SPARE_BYTES_MAX && count >= SPARE_BYTES_MAX / (4 * KEPT_BYTES),
+            "{count} buffers, {bytes} bytes"
+        );
     }
 
     #[test]

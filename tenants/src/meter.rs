@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 /// Limits of a tenant; 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
@@ -25,7 +23,10 @@ const BURST_MILLIS: i64 = 1_000;
 pub struct Meter {
     /// Whether rates are limited at all.
     limited: AtomicBool,
-    limits: Mutex<Limits>,
+    /// The limits: requests and bytes a second, connections, bytes of an object.
+    requests_limit: AtomicU32,
+    bandwidth: AtomicU64,
+    connections_limit: AtomicU32,
     item_bytes: AtomicU32,
     /// Thousandths of requests, and bytes, that may be asked for now.
     requests: AtomicI64,
@@ -37,12 +38,12 @@ pub struct Meter {
 
 impl Meter {
     pub(crate) fn limit(&self, limits: Limits) {
-        let before = std::mem::replace(&mut *self.limits.lock(), limits);
         self.item_bytes.store(limits.item_bytes, Ordering::Relaxed);
-        if before.requests != limits.requests {
+        self.connections_limit.store(limits.connections, Ordering::Relaxed);
+        if self.requests_limit.swap(limits.requests, Ordering::Relaxed) != limits.requests {
             self.requests.store(i64::from(limits.requests) * BURST_MILLIS, Ordering::Relaxed);
         }
-        if before.bandwidth != limits.bandwidth {
+        if self.bandwidth.swap(limits.bandwidth, Ordering::Relaxed) != limits.bandwidth {
             self.bytes.store((limits.bandwidth as i64).saturating_mul(BURST_MILLIS) / 1000, Ordering::Relaxed);
         }
         self.limited.store(limits.requests > 0 || limits.bandwidth > 0, Ordering::Relaxed);
@@ -50,7 +51,12 @@ impl Meter {
 
     /// The limits.
     pub fn limits(&self) -> Limits {
-        *self.limits.lock()
+        Limits {
+            requests: self.requests_limit.load(Ordering::Relaxed),
+            bandwidth: self.bandwidth.load(Ordering::Relaxed),
+            connections: self.connections_limit.load(Ordering::Relaxed),
+            item_bytes: self.item_bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether requests and bytes are counted.
@@ -61,7 +67,7 @@ impl Meter {
 
     /// Takes so many requests, if they may be served. False: they are refused, and nothing is taken.
     pub fn ask(&self, requests: u32) -> bool {
-        let limit = self.limits().requests;
+        let limit = self.requests_limit.load(Ordering::Relaxed);
         if limit > 0 {
             let millis = i64::from(requests) * 1000;
             // who asks for more at once than the limit gets it from a full bucket, and waits for it afterwards
@@ -77,7 +83,8 @@ impl Meter {
 
     /// Whether bytes may come or go. False: whoever brings or wants them waits.
     pub fn may_move(&self) -> bool {
-        let may = !self.is_limited() || self.bytes.load(Ordering::Relaxed) > 0 || self.limits().bandwidth == 0;
+        let may =
+            !self.is_limited() || self.bytes.load(Ordering::Relaxed) > 0 || self.bandwidth.load(Ordering::Relaxed) == 0;
         if !may {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,7 +131,7 @@ impl Meter {
 
     /// A connection comes. False: there are as many as may be.
     pub fn connect(&self) -> bool {
-        let most = self.limits().connections;
+        let most = self.connections_limit.load(Ordering::Relaxed);
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         if most > 0 && before >= most {
             self.connections.fetch_sub(1, Ordering::Relaxed);

@@ -13,13 +13,13 @@ use super::{Connection, FREE_BYTES, Pause, hold, release};
 use crate::output::{Output, SLICES_MAX};
 use crate::{binary, meta};
 
-/// Output beyond which no further request is begun.
-const OUTPUT_BYTES_HIGH: usize = 64 << 10;
+/// Output beyond which no further request is begun. With a value behind it that is copied, a buffer of 64 KiB is enough.
+const OUTPUT_BYTES_HIGH: usize = 56 << 10;
 /// Flash reads that a connection has under way at most.
 const READS_MAX: usize = 32;
-/// Values of this size and more are sent from where they lie in DRAM; here that saves an eighth of a GET's CPU, at 64 KiB most of it
+/// Values of this size and more are sent from where they lie in DRAM; here that saves a tenth of a GET's CPU, at 64 KiB most of it
 /// (docs/data-plane.md).
-const LENT_BYTES_MIN: usize = 16 << 10;
+const LENT_BYTES_MIN: usize = 6 << 10;
 /// What a value's key, flags and numbers take, and what ends it.
 const HEAD_BYTES_MAX: usize = 320;
 
