@@ -108,8 +108,8 @@ def larger_values(rounds, seconds, data):
 
 
 def beside_memcached(name, runs):
-    name = f"{name}: CPU {middle(runs, "flashare"):.3g} us, of memcached's {middle(runs, 'memcached'):.3g}"
-    return Row(name, f"{ratio(runs, "flashare", "memcached"):.3g}", "stated", True)
+    name = f"{name}: CPU {middle(runs, 'flashare'):.3g} us, of memcached's {middle(runs, 'memcached'):.3g}"
+    return Row(name, f"{ratio(runs, 'flashare', 'memcached'):.3g}", "stated", True)
 
 
 def told_by_prefix(rounds, seconds, keys):
