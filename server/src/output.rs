@@ -154,6 +154,18 @@ impl Output {
         self.ready.len() + self.leaving.len() - self.sent
     }
 
+    /// Bytes of memory that are spelled into, until all that leaves is sent.
+    #[inline]
+    pub(crate) fn owned(&self) -> usize {
+        self.ready.spelled.len() + self.leaving.spelled.len()
+    }
+
+    /// Bytes that are the cache's, until all that leaves is sent.
+    #[inline]
+    pub(crate) fn lent(&self) -> usize {
+        self.ready.lent_bytes + self.leaving.lent_bytes
+    }
+
     /// So many of the bytes that are leaving were sent.
     pub(crate) fn note_sent(&mut self, bytes: usize) {
         self.sent += bytes;

@@ -15,6 +15,8 @@ use crate::{binary, meta};
 
 /// Output beyond which no further request is begun. With a value behind it that is copied, a buffer of 64 KiB is enough.
 const OUTPUT_BYTES_HIGH: usize = 56 << 10;
+/// What is lent takes no memory, but keeps segments from being used again: so many bytes of it count as one.
+const LENT_PART: usize = 8;
 /// Flash reads that a connection has under way at most.
 const READS_MAX: usize = 32;
 /// Values of this size and more are sent from where they lie in DRAM; here that saves a tenth of a GET's CPU, at 64 KiB most of it
@@ -125,8 +127,18 @@ impl Replies {
     /// Bytes that wait to be sent.
     #[inline]
     pub(super) fn bytes(&self) -> usize {
-        let behind = self.behind.iter().map(|chunk| if let Chunk::Ready(bytes) = chunk { bytes.len() } else { 0 });
-        self.output.unsent() + behind.sum::<usize>()
+        self.output.unsent() + self.behind_bytes()
+    }
+
+    /// Bytes of memory that all of it takes.
+    #[inline]
+    fn owned(&self) -> usize {
+        self.output.owned() + self.behind_bytes()
+    }
+
+    #[inline]
+    fn behind_bytes(&self) -> usize {
+        self.behind.iter().map(|chunk| if let Chunk::Ready(bytes) = chunk { bytes.len() } else { 0 }).sum()
     }
 
     /// Whether some wait for flash.
@@ -142,7 +154,7 @@ impl Replies {
 
     /// Gives memory back that is not needed any more; all of it, when the connection ends.
     pub(super) fn tidy(&mut self, cache: &Cache, is_over: bool) {
-        let needed = (self.bytes() + self.read_bytes).saturating_sub(FREE_BYTES / 2);
+        let needed = (self.owned() + self.read_bytes).saturating_sub(FREE_BYTES / 2);
         release(cache, &mut self.held, if is_over { 0 } else { needed });
     }
 }
@@ -267,13 +279,14 @@ impl Connection {
     /// Whether another value may be put into the output.
     #[inline]
     pub(crate) fn has_room_for_output(&self) -> bool {
-        self.replies.bytes() < OUTPUT_BYTES_HIGH && self.replies.reads < READS_MAX
+        self.replies.owned() + self.replies.output.lent() / LENT_PART < OUTPUT_BYTES_HIGH
+            && self.replies.reads < READS_MAX
     }
 
     /// Asks for memory for `bytes` more of output. False: memory is short, try again later.
     #[inline]
     pub(crate) fn hold_output(&mut self, cache: &Cache, bytes: usize) -> bool {
-        let total = self.replies.bytes() + self.replies.read_bytes + bytes;
+        let total = self.replies.owned() + self.replies.read_bytes + bytes;
         total <= FREE_BYTES || hold(cache, &mut self.replies.held, total - FREE_BYTES / 2)
     }
 
