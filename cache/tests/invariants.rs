@@ -166,15 +166,15 @@ fn an_expired_key_is_stored_though_flash_has_a_neighbour() {
     let rig = Rig::new(CacheSettings { admission: Admission::All, ..tiny(true) });
     let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(5));
     let key = |n: u64| format!("k{n}").into_bytes();
-    for n in 0..40_000u64 {
-        let key = key(dice.roll(9_000));
-        rig.store(&mut worker, || rig.step(&mut background), 0, &key, Mode::Set, 2_000, &[n as u8; 300]);
+    for n in 0..80_000u64 {
+        let key = key(dice.roll(40_000));
+        rig.store(&mut worker, || rig.step(&mut background), 0, &key, Mode::Set, 2_000, &[n as u8; 60]);
         if rig.cache.wants_cleaning() {
             rig.step(&mut background);
         }
     }
     let neighboured: Vec<u64> =
-        (0..9_000).filter(|n| rig.cache.turn(&mut worker).whereabouts(0, &key(*n)) == (true, true)).collect();
+        (0..40_000).filter(|n| rig.cache.turn(&mut worker).whereabouts(0, &key(*n)) == (true, true)).collect();
     assert!(!neighboured.is_empty(), "no two keys share a tag: this test sees nothing");
     rig.cache.advance(2_001);
     for n in neighboured {

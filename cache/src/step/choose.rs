@@ -1,0 +1,149 @@
+//! Which segments a cleaner pass takes.
+//!
+//! Four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes count in), half at
+//! random. A few entries of each go through the same contest as those of a pass; the pass takes the segments of which most is dead or loses. What loses is
+//! not spread evenly: what was stored and never read lies together, and so does what has survived. The better a segment's losers are known,
+//! the less is moved for each byte that is freed.
+
+use std::cmp::Reverse;
+
+use log_memory::{Candidate, SegmentId};
+
+use super::Background;
+use super::appraise::Appraisal;
+use super::fate::Entry;
+use super::places::Floors;
+use crate::Cache;
+
+/// Most segments that one pass takes, and most bytes of segments: what bounds its time and the memory of its lists. Who stores faster than
+/// memory is freed waits as long as a pass takes: ten of 1 MiB instead of twenty halve the p99.9 of SETs, and cost no hits (docs/data-plane.md).
+const TAKEN_MAX: usize = 20;
+const TAKEN_BYTES_MAX: usize = 10 << 20;
+/// Of so many segments that a pass takes, one comes free at least. With flash it is not all or nothing, and one less costs no hits (docs/flash.md).
+const TAKEN_FOR_EACH_FREED: usize = 5;
+const TAKEN_WITH_FLASH: usize = 4;
+/// Segments that are looked into, if there are so many.
+const LOOKED_INTO: usize = 40;
+/// Part of a looked into segment's bytes, and number of its entries, that are looked at, whichever is more. With a third as many entries the floors
+/// of tenants with few objects are so coarse that it costs hits (docs/data-plane.md).
+const LOOKED_AT_PART: usize = 64;
+const LOOKED_AT_ENTRIES: usize = 128;
+/// Part of what is looked at that loses. The more it is, the less is moved for each byte that is freed, and the further are the losers from being the worst of all.
+const LOSING: f64 = 0.175;
+const LOSING_WITH_FLASH: f64 = 0.25;
+/// What a dead byte counts against one of the tenant that should shrink. Freeing it costs no object; and where one tenant has everything,
+/// its bytes say nothing, and dead ones are what tells segments apart.
+const DEAD_WEIGHT: usize = 10;
+
+/// The segments of a pass, which it owns.
+pub(super) struct Choice {
+    pub(super) segments: Vec<SegmentId>,
+    /// What of them should stay; without, the pass sees all there is and needs no sample.
+    pub(super) floors: Option<Floors>,
+}
+
+/// What was seen of a segment that was looked into.
+struct Glance {
+    id: SegmentId,
+    live: usize,
+    /// Bytes of the entries that were looked at, and of those that lose or have expired.
+    seen: usize,
+    losing: usize,
+}
+
+impl Glance {
+    /// About how many bytes of the segment come free if it is cleaned.
+    fn freed(&self, segment_bytes: usize) -> usize {
+        let lost = (self.live as u64 * self.losing as u64).checked_div(self.seen as u64).unwrap_or_default() as usize;
+        segment_bytes - (self.live - lost)
+    }
+}
+
+impl Cache {
+    pub(super) fn choose_segments(&self, background: &mut Background) -> Choice {
+        let candidates = self.memory.candidates();
+        if self.settings.exact_order {
+            let all = candidates.iter().map(|candidate| candidate.id);
+            return Choice { segments: all.filter(|id| self.memory.choose(*id)).collect(), floors: None };
+        }
+        let taken = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.taken_max()).min(candidates.len());
+        let looked_into = self.choose_candidates(background, candidates);
+        let (mut glances, floors) = self.look_into(background, &looked_into);
+        glances.sort_by_key(|glance| Reverse(glance.freed(self.memory.shape().segment_bytes)));
+        for glance in glances.iter().skip(taken) {
+            self.memory.put_back(glance.id);
+        }
+        let segments = glances.into_iter().take(taken).map(|glance| glance.id).collect();
+        Choice { segments, floors: Some(floors) }
+    }
+
+    /// How many segments a pass frees at least of so many that it has taken.
+    pub(super) fn freed_at_least(&self, taken: usize) -> usize {
+        let for_each = if self.flash.is_some() { TAKEN_WITH_FLASH } else { TAKEN_FOR_EACH_FREED };
+        taken.min(self.taken_max()).div_ceil(for_each)
+    }
+
+    fn taken_max(&self) -> usize {
+        (TAKEN_BYTES_MAX / self.memory.shape().segment_bytes).clamp(TAKEN_FOR_EACH_FREED, TAKEN_MAX)
+    }
+
+    /// Those that are looked into. They are the caller's from here on.
+    fn choose_candidates(&self, background: &mut Background, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+        let wanted = LOOKED_INTO.min(candidates.len());
+        let shrinking = self.lowest_need();
+        let score = |candidate: &Candidate| {
+            let dead = candidate.written - candidate.live;
+            Reverse(self.memory.bytes_of(*candidate, shrinking) + DEAD_WEIGHT * dead)
+        };
+        candidates.sort_by_cached_key(score);
+        // the second half of the places goes to random ones among the rest
+        for place in wanted.div_ceil(2)..wanted {
+            let pick = place + background.worker.hands.roll() as usize % (candidates.len() - place);
+            candidates.swap(place, pick);
+        }
+        candidates.truncate(wanted);
+        candidates.retain(|candidate| self.memory.choose(candidate.id));
+        candidates
+    }
+
+    /// The tenant that should give memory back first.
+    fn lowest_need(&self) -> u16 {
+        let balances = self.registry.all().map(|tenant| (tenant.id, tenant.account.balance()));
+        let with_objects = balances.filter(|(_, balance)| balance.in_use > 0);
+        with_objects.min_by(|a, b| a.1.need().total_cmp(&b.1.need())).map_or(0, |(id, _)| id)
+    }
+
+    /// Has the beginnings of segments hold a contest: what each would lose, and the floors that come out of it.
+    fn look_into(&self, background: &Background, looked_into: &[Candidate]) -> (Vec<Glance>, Floors) {
+        let guard = background.worker.participant.enter();
+        let mut appraisal = Appraisal::new(self);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut ends = Vec::new();
+        let bytes = self.memory.shape().segment_bytes / LOOKED_AT_PART;
+        let mut glances: Vec<Glance> = Vec::with_capacity(looked_into.len());
+        for candidate in looked_into {
+            let Candidate { id, live, .. } = *candidate;
+            let mut glance = Glance { id, live, seen: 0, losing: 0 };
+            self.memory.scan_beginning(&guard, id, bytes, LOOKED_AT_ENTRIES, |part| {
+                let object = part.owner;
+                glance.seen += part.bytes;
+                if self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some() {
+                    glance.losing += part.bytes;
+                } else {
+                    entries.push(appraisal.entry_of(&part));
+                }
+            });
+            glances.push(glance);
+            ends.push(entries.len());
+        }
+        let losing = if self.flash.is_some() { LOSING_WITH_FLASH } else { LOSING };
+        let live: u64 = entries.iter().map(|entry| u64::from(entry.found.bytes)).sum();
+        let losers = self.losers(&entries, (live as f64 * (1.0 - losing)) as usize, None);
+        for (loser, bytes) in &losers {
+            let segment = ends.partition_point(|end| *end <= *loser as usize);
+            glances[segment].losing += bytes;
+        }
+        let lost = losers.iter().map(|(loser, _)| &entries[*loser as usize]);
+        (glances, Floors::above(lost, self.registry.arbiter()))
+    }
+}
