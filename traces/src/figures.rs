@@ -184,6 +184,9 @@ pub struct Report {
     pub trace_seconds: f64,
     /// Requests, fills counted in, a second.
     pub ops_per_second: f64,
+    /// Of a simulation in which DRAM was cleaned: bytes that the cleaner moved for each that it freed, warm-up counted in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relocated_for_each_freed: Option<f64>,
     /// Of a closed loop: requests under way at a time, on the mean, as `simulate --in-flight` takes them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<f64>,
@@ -244,6 +247,9 @@ impl Report {
             "{} wrong values, {} stale values, {} errors, {} models trained; {:.2} s, {:.0} requests a second",
             self.wrong_values, self.stale_values, self.errors, self.models_trained, self.seconds, self.ops_per_second
         );
+        if let Some(moved) = self.relocated_for_each_freed {
+            println!("the cleaner moved {moved:.2} bytes for each that it freed");
+        }
         if self.warmup_requests > 0 {
             println!("counted after {} requests of warm-up", self.warmup_requests);
         }

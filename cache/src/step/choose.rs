@@ -60,7 +60,7 @@ impl Glance {
 }
 
 impl Cache {
-    pub(super) fn choose_segments(&self, background: &mut Background) -> Choice {
+    pub(super) fn choose_segments(&self, background: &mut Background, appraisal: &mut Appraisal<'_>) -> Choice {
         let candidates = self.memory.candidates();
         if self.settings.exact_order {
             let all = candidates.iter().map(|candidate| candidate.id);
@@ -68,7 +68,7 @@ impl Cache {
         }
         let taken = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.taken_max()).min(candidates.len());
         let looked_into = self.choose_candidates(background, candidates);
-        let (mut glances, floors) = self.look_into(background, &looked_into);
+        let (mut glances, floors) = self.look_into(background, appraisal, &looked_into);
         glances.sort_by_key(|glance| Reverse(glance.freed(self.memory.shape().segment_bytes)));
         for glance in glances.iter().skip(taken) {
             self.memory.put_back(glance.id);
@@ -114,9 +114,13 @@ impl Cache {
     }
 
     /// Has the beginnings of segments hold a contest: what each would lose, and the floors that come out of it.
-    fn look_into(&self, background: &Background, looked_into: &[Candidate]) -> (Vec<Glance>, Floors) {
+    fn look_into(
+        &self,
+        background: &Background,
+        appraisal: &mut Appraisal<'_>,
+        looked_into: &[Candidate],
+    ) -> (Vec<Glance>, Floors) {
         let guard = background.worker.participant.enter();
-        let mut appraisal = Appraisal::new(self);
         let mut entries: Vec<Entry> = Vec::new();
         let mut ends = Vec::new();
         let bytes = self.memory.shape().segment_bytes / LOOKED_AT_PART;

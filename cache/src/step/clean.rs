@@ -39,12 +39,13 @@ struct Census {
 
 impl Cache {
     pub(super) fn clean_pass(&self, background: &mut Background, device: Option<&dyn Device>) {
-        let choice = self.choose_segments(background);
+        let mut appraisal = Appraisal::new(self);
+        let choice = self.choose_segments(background, &mut appraisal);
         let chosen = &choice.segments;
         if chosen.is_empty() {
             return;
         }
-        let mut census = self.take_census(background, chosen);
+        let mut census = self.take_census(background, &mut appraisal, chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
         let freed = self.segments_to_free(&choice, &census.entries);
         let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
@@ -74,10 +75,9 @@ impl Cache {
     }
 
     /// Lists what is published in the chosen segments; hides what has expired.
-    fn take_census(&self, background: &mut Background, chosen: &[SegmentId]) -> Census {
+    fn take_census(&self, background: &mut Background, appraisal: &mut Appraisal<'_>, chosen: &[SegmentId]) -> Census {
         let Background { worker, .. } = background;
         let guard = worker.participant.enter();
-        let mut appraisal = Appraisal::new(self);
         let mut census = Census { entries: Vec::new(), ends: Vec::new(), live_bytes: 0 };
         for id in chosen {
             self.memory.scan(&guard, *id, |part| {
