@@ -271,7 +271,7 @@ fn a_read_is_never_stale_with_many_threads() {
     let totals = rig.cache.totals_of_all();
     assert!(totals.get(Count::FlashHits) > 100 && totals.get(Count::Demoted) > 1000, "{totals:?}");
     assert!(
-        rig.cache.figures().helped_passes > 50,
+        rig.cache.figures().helped_passes > 25,
         "the helper has cleaned, too: {}",
         rig.cache.figures().helped_passes
     );
@@ -279,7 +279,7 @@ fn a_read_is_never_stale_with_many_threads() {
 
 #[test]
 fn what_is_admitted_reaches_flash_whoever_cleans() {
-    const OBJECTS: u64 = 1_500;
+    const OBJECTS: u64 = 4_000;
     let mut settings = CacheSettings { admission: Admission::All, ..tiny(true) };
     settings.flash.as_mut().unwrap().bytes = 40 << 20;
     let rig = Rig::new(settings);
