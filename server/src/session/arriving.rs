@@ -9,7 +9,7 @@ use crate::serve::{self, Served};
 
 /// Values of this size and more land in the log as they arrive, unless all but little has come with their line. Through the connection's input
 /// they would be copied once more, all of them at once, while everybody else waits; and would be held twice, there and in the log.
-const LANDED_BYTES_MIN: usize = 128 << 10;
+const LANDED_BYTES_MIN: usize = 32 << 10;
 const MISSING_BYTES_MIN: usize = 16 << 10;
 
 /// A store whose line has arrived.
