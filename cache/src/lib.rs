@@ -601,6 +601,13 @@ pub struct Figures {
     pub flash: Option<FlashFigures>,
 }
 
+impl Figures {
+    /// Bytes that the cleaner moved for each that it freed; 0 before it freed any.
+    pub fn relocated_for_each_freed(&self) -> f64 {
+        self.relocated_bytes as f64 / self.freed_bytes.max(1) as f64
+    }
+}
+
 /// State of the flash tier at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct FlashFigures {

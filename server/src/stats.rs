@@ -629,6 +629,5 @@ fn cleaner(cache: &Cache, out: &mut Vec<u8>) {
     stat(out, "freed_bytes", figures.freed_bytes);
     stat(out, "helped_passes", figures.helped_passes);
     stat(out, "gave_up", figures.gave_up);
-    let cost = figures.relocated_bytes as f64 / figures.freed_bytes.max(1) as f64;
-    stat(out, "relocated_for_each_freed", format_args!("{cost:.3}"));
+    stat(out, "relocated_for_each_freed", format_args!("{:.3}", figures.relocated_for_each_freed()));
 }

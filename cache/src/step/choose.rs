@@ -1,6 +1,6 @@
 //! Which segments a cleaner pass takes.
 //!
-//! Four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes count in), half at
+//! Two to four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes count in), half at
 //! random. A few entries of each go through the same contest as those of a pass; the pass takes the segments of which most is dead or loses. What loses is
 //! not spread evenly: what was stored and never read lies together, and so does what has survived. The better a segment's losers are known,
 //! the less is moved for each byte that is freed.
@@ -24,8 +24,8 @@ const TAKEN_FOR_EACH_FREED: usize = 5;
 const TAKEN_WITH_FLASH: usize = 4;
 /// Segments that are looked into, if there are so many.
 const LOOKED_INTO: usize = 40;
-/// Part of a looked into segment's bytes, and number of its entries, that are looked at, whichever is more. With a third as many entries the floors
-/// of tenants with few objects are so coarse that it costs hits (docs/data-plane.md).
+/// Part of a looked into segment's bytes, and number of its entries, that are looked at, whichever is more. By bytes alone, which are few entries where
+/// objects are large, floors are so coarse that it costs hits (docs/data-plane.md).
 const LOOKED_AT_PART: usize = 64;
 const LOOKED_AT_ENTRIES: usize = 128;
 /// Part of what is looked at that loses. The more it is, the less is moved for each byte that is freed, and the further are the losers from being the worst of all.

@@ -68,8 +68,7 @@ impl Cache {
         let chosen = choice.segments.len();
         let least = self.freed_at_least(chosen);
         let Some(floors) = &choice.floors else { return least };
-        let kept: usize =
-            entries.iter().filter(|entry| floors.keep(entry)).map(|entry| entry.found.bytes as usize).sum();
+        let kept = floors.kept_bytes(entries);
         let needed = kept.div_ceil(self.memory.shape().segment_bytes * FILL_PERCENT / 100);
         chosen.saturating_sub(needed).max(least)
     }

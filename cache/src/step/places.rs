@@ -45,7 +45,12 @@ impl Floors {
         floors
     }
 
-    pub(super) fn keep(&self, entry: &Entry) -> bool {
+    /// Bytes of the entries that keep their place.
+    pub(super) fn kept_bytes(&self, entries: &[Entry]) -> usize {
+        entries.iter().filter(|entry| self.keep(entry)).map(|entry| entry.found.bytes as usize).sum()
+    }
+
+    fn keep(&self, entry: &Entry) -> bool {
         entry.worth >= self.by_tenant.get(usize::from(whose(entry, self.arbiter))).copied().unwrap_or_default()
     }
 }

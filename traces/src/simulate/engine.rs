@@ -297,7 +297,6 @@ impl<'c> Simulation<'c> {
         let trained = self.cache.registry().tenants().filter(|t| self.cache.model(t.id).0.is_some()).count();
         let counted = end.since(begin);
         let cleaned = self.cache.figures();
-        let moved = cleaned.relocated_bytes as f64 / cleaned.freed_bytes as f64;
         Report {
             complete: true,
             warmup_requests: begin.total.requests,
@@ -306,7 +305,7 @@ impl<'c> Simulation<'c> {
             stale_values: self.stale,
             errors: self.refused,
             models_trained: trained as u64,
-            relocated_for_each_freed: (cleaned.freed_bytes > 0).then_some(moved),
+            relocated_for_each_freed: (cleaned.freed_bytes > 0).then(|| cleaned.relocated_for_each_freed()),
             seconds,
             trace_seconds: end.seconds - begin.seconds,
             ops_per_second: self.requests as f64 / seconds.max(1e-9),
