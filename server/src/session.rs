@@ -104,6 +104,8 @@ pub struct Connection {
     landing: Option<Landing>,
     /// The room in it is lent to the driver.
     lent: bool,
+    /// A value that could land was stored, whether it has or not.
+    stored_large: bool,
     /// Where the input ends that was not taken to a landing.
     landed_from: Option<usize>,
     held_in: usize,
@@ -143,6 +145,7 @@ impl Connection {
             expected: 0,
             landing: None,
             lent: false,
+            stored_large: false,
             landed_from: None,
             held_in: 0,
             counted: tenant.filter(|_| counted),

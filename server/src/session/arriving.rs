@@ -82,18 +82,33 @@ impl Connection {
         self.landing.as_ref().is_some_and(|landing| landing.missing() > 0)
     }
 
-    /// Lends room for the next bytes of the value that is landing. Nothing is served until it is [taken back](Connection::take_back_room).
-    pub(crate) fn lend_room(&mut self) -> &mut [u8] {
+    /// Lends room for the next bytes of the value that is landing, and tells whether that is for all that is missing. Nothing is served until it is
+    /// [taken back](Connection::take_back_room).
+    pub(crate) fn lend_room(&mut self) -> (&mut [u8], bool) {
         self.lent = true;
-        self.landing.as_mut().map_or(&mut [], Landing::room)
+        let Some(landing) = &mut self.landing else { return (&mut [], false) };
+        let missing = landing.missing();
+        let room = landing.room();
+        let is_all = room.len() == missing;
+        (room, is_all)
     }
 
-    /// Takes back what was lent: `filled` bytes were put there.
-    pub(crate) fn take_back_room(&mut self, filled: usize) {
+    /// Takes back what was lent: `filled` bytes were put there, and these have come behind the value.
+    pub(crate) fn take_back_room(&mut self, filled: usize, behind: &[u8]) {
         self.lent = false;
         if let Some(landing) = &mut self.landing {
             landing.note_filled(filled);
         }
+        self.receive(behind);
+    }
+
+    /// Whether a value that could land was stored since that was [forgotten](Connection::forget_stored_large).
+    pub(crate) fn has_stored_large(&self) -> bool {
+        self.stored_large
+    }
+
+    pub(crate) fn forget_stored_large(&mut self) {
+        self.stored_large = false;
     }
 
     /// Serves a store whose line has come, if its value has. Returns whether the next request can be served.
@@ -121,6 +136,7 @@ impl Connection {
         } else if body.len() < bytes + 2 {
             return self.await_value(cache, turn, body, line, store);
         }
+        self.stored_large |= bytes >= LANDED_BYTES_MIN;
         let mut landing = self.landing.take();
         let (value, behind) = match &mut landing {
             Some(landing) => (Arrived::Landed(landing), 0),

@@ -37,7 +37,7 @@ use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 pub(crate) use accepts::Accepts;
 use buffers::BUFFER_BYTES;
-use ring::{Answer, Message, Named, Ring, Wait};
+use ring::{Answer, Message, Named, Rest, Ring, Wait};
 use table::Table;
 use tls::Tls;
 
@@ -85,8 +85,10 @@ struct Client {
     active: Instant,
     /// A receive is under way: what its token ends with.
     receiving: Option<u64>,
-    /// What came last was the rest of a large value. Another may follow, so the next line is received with no more than a buffer behind it.
-    after_value: bool,
+    /// That receive is a multishot one.
+    receives_on: bool,
+    /// Where the rest of a value that is landing is being received.
+    rest: Option<Box<Rest>>,
     /// Its cancellation is.
     cancelling: bool,
     /// A send is under way.
@@ -340,7 +342,8 @@ impl Uring {
             peer,
             active: Instant::now(),
             receiving: None,
-            after_value: false,
+            receives_on: false,
+            rest: None,
             cancelling: false,
             sending: false,
             listed: false,
@@ -391,10 +394,11 @@ impl Uring {
 
     fn received_value(&mut self, id: u64, result: i32) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        (client.receiving, client.after_value) = (None, true);
+        client.receiving = None;
         client.active = Instant::now();
         let bytes = usize::try_from(result).unwrap_or(0);
-        client.connection.take_back_room(bytes);
+        let (filled, behind) = client.rest.as_ref().map_or((0, &[][..]), |rest| rest.filled(bytes));
+        client.connection.take_back_room(filled, behind);
         self.bytes_read += bytes as u64;
         if bytes == 0 {
             client.note_none_received(result);
@@ -583,21 +587,24 @@ impl Uring {
             }
         }
         let (wants_input, awaits_value) = (client.connection.wants_input(), client.awaits_value());
+        // another large value may follow: its line is received with little of it, and the rest where it belongs
+        let awaits_line = client.tls.is_none() && client.connection.has_stored_large();
         match client.receiving {
             _ if client.cancelling => {}
             None if !wants_input || client.ended => {}
             None if awaits_value => {
                 client.receiving = Some(RECEIVE_VALUE);
-                let room = client.connection.lend_room();
-                // SAFETY: the room is lent until the answer, and the client, whose it is, is kept until then.
-                unsafe { self.ring.receive_into(socket, room, id * KINDS + RECEIVE_VALUE)? };
+                let (room, is_all) = client.connection.lend_room();
+                let rest = client.rest.insert(Rest::of(room, is_all));
+                // SAFETY: the room is lent until the answer, and the client, whose it is as the rest is, is kept until then.
+                unsafe { self.ring.receive_rest(socket, rest, id * KINDS + RECEIVE_VALUE)? };
             }
             None => {
-                client.receiving = Some(RECEIVE);
-                let once = std::mem::take(&mut client.after_value);
-                self.ring.receive(socket, once, id * KINDS + RECEIVE)?;
+                (client.receiving, client.receives_on) = (Some(RECEIVE), !awaits_line);
+                client.connection.forget_stored_large();
+                self.ring.receive(socket, awaits_line, id * KINDS + RECEIVE)?;
             }
-            Some(kind) if !wants_input || awaits_value && kind == RECEIVE => {
+            Some(kind) if !wants_input || (awaits_value || awaits_line && client.receives_on) && kind == RECEIVE => {
                 client.cancelling = true;
                 self.ring.cancel(id * KINDS + kind, id * KINDS + CANCEL)?;
             }

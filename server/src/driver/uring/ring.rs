@@ -7,13 +7,15 @@ use std::time::Duration;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::buffers::{BUFFER_BYTES, Buffers, GROUP};
+use super::buffers::{Buffers, GROUP};
 use crate::output::SLICES_MAX;
 
 /// Requests that can be prepared between two submissions; more are submitted in between.
 const ENTRIES: u32 = 1024;
 /// Everything is sent before the answer, and nobody is told of a broken pipe but by it.
 const SENDING: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+/// What is received where the line of a large value is expected: enough for that, and little of the value, which would have to be copied.
+const LINE_BYTES: u32 = 1 << 10;
 /// Answers that can wait. What does not fit is kept by the kernel (NODROP).
 const ANSWERS: u32 = 4096;
 
@@ -81,6 +83,33 @@ impl Message {
     }
 }
 
+/// Where the rest of a value goes, and the line end behind it, as the kernel wants it described. It stays in place until the answer.
+pub(super) struct Rest {
+    header: libc::msghdr,
+    slices: [libc::iovec; 2],
+    line_end: [u8; 2],
+}
+
+impl Rest {
+    /// Describes `room`, and, if that is all the room there is, what comes behind it.
+    pub(super) fn of(room: &mut [u8], is_all: bool) -> Box<Rest> {
+        // SAFETY: a message header of zeros names nothing.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let room = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        let mut rest = Box::new(Rest { header, slices: [room; 2], line_end: [0; 2] });
+        rest.slices[1] = libc::iovec { iov_base: rest.line_end.as_mut_ptr().cast(), iov_len: rest.line_end.len() };
+        rest.header.msg_iov = rest.slices.as_mut_ptr();
+        rest.header.msg_iovlen = 1 + usize::from(is_all);
+        rest
+    }
+
+    /// Of so many bytes that came: how many of them are in the room, and those behind it.
+    pub(super) fn filled(&self, bytes: usize) -> (usize, &[u8]) {
+        let filled = bytes.min(self.slices[0].iov_len);
+        (filled, &self.line_end[..bytes - filled])
+    }
+}
+
 /// A ring with its receive buffers.
 pub(super) struct Ring {
     // dropped before the buffers: the kernel writes to them until then
@@ -107,6 +136,7 @@ impl Ring {
         let needed = [
             opcode::RecvMulti::CODE,
             opcode::Recv::CODE,
+            opcode::RecvMsg::CODE,
             opcode::Send::CODE,
             opcode::SendMsg::CODE,
             opcode::Read::CODE,
@@ -157,11 +187,11 @@ impl Ring {
         }
     }
 
-    /// Receives into one of the provided buffers once, or into all of them again and again, until an answer says that no more comes.
+    /// Receives a little into one of the provided buffers once, or into all of them again and again, until an answer says that no more comes.
     pub(super) fn receive(&mut self, socket: Named, once: bool, token: u64) -> io::Result<()> {
         let entry = if once {
             let receive = on_file!(socket, socket => {
-                opcode::Recv::new(socket, std::ptr::null_mut(), BUFFER_BYTES as u32).buf_group(GROUP).build()
+                opcode::Recv::new(socket, std::ptr::null_mut(), LINE_BYTES).buf_group(GROUP).build()
             });
             receive.flags(squeue::Flags::BUFFER_SELECT)
         } else {
@@ -172,13 +202,13 @@ impl Ring {
         unsafe { self.push(&entry) }
     }
 
-    /// Receives once, into `room`.
+    /// Receives once, into what `rest` describes.
     ///
     /// # Safety
-    /// `room` stays where it is and is touched by nobody until the answer.
-    pub(super) unsafe fn receive_into(&mut self, socket: Named, room: &mut [u8], token: u64) -> io::Result<()> {
-        let (at, len) = (room.as_mut_ptr(), u32::try_from(room.len()).unwrap_or(u32::MAX));
-        let entry = on_file!(socket, socket => opcode::Recv::new(socket, at, len).build()).user_data(token);
+    /// It, and the room that it describes, stay where they are and are touched by nobody until the answer.
+    pub(super) unsafe fn receive_rest(&mut self, socket: Named, rest: &mut Rest, token: u64) -> io::Result<()> {
+        let header = &raw mut rest.header;
+        let entry = on_file!(socket, socket => opcode::RecvMsg::new(socket, header).build()).user_data(token);
         // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
     }
