@@ -114,6 +114,41 @@ fn values_up_to_the_limit_are_kept_and_larger_ones_refused() {
     client.expect("get big\r\n", "END\r\n"); // the old value must not outlive a failed set
 }
 
+/// The line of a large value that follows one is received with little behind it, the rest and its line end at once: whatever comes how.
+#[test]
+fn large_values_one_after_another_come_in_any_pieces() {
+    let server = Server::start(0, &["-m", "64"]);
+    let mut client = server.client();
+    for round in 0..60 {
+        let size = 33_000 + 1_777 * round;
+        let value: String = (0..size).map(|n| char::from(b'a' + ((n / 5 + round) % 19) as u8)).collect();
+        let line = format!("set large{round} 0 0 {size}\r\n");
+        let behind = ["", "get none\r\n", "get none\r\nmn\r\nset small 0 0 5\r\nsmall\r\n"][round % 3];
+        let sent = format!("{line}{value}\r\n{behind}").into_bytes();
+        let end = line.len() + size;
+        // in one piece, or cut within the line, behind it, before the value's end, within the line end, and behind that
+        let cuts = [
+            vec![],
+            vec![7],
+            vec![line.len()],
+            vec![line.len() + 900, end - 1],
+            vec![end],
+            vec![line.len() + 20_000, end + 1],
+            vec![end + 2],
+        ];
+        let mut from = 0;
+        for to in cuts[round % cuts.len()].iter().copied().chain([sent.len()]) {
+            client.send(&sent[from..to]);
+            std::thread::sleep(Duration::from_millis(1));
+            from = to;
+        }
+        client.expect_answer(b"STORED\r\n");
+        client.expect_answer([&b""[..], b"END\r\n", b"END\r\nMN\r\nSTORED\r\n"][round % 3]);
+        client.send(format!("get large{round}\r\n").as_bytes());
+        client.expect_answer(format!("VALUE large{round} 0 {size}\r\n{value}\r\nEND\r\n").as_bytes());
+    }
+}
+
 /// The rest of a large value is received past the buffers that connections share, up to its end and no further: what is pipelined behind it is served.
 #[test]
 fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
