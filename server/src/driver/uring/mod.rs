@@ -85,12 +85,12 @@ struct Client {
     active: Instant,
     /// A receive is under way: what its token ends with.
     receiving: Option<u64>,
-    /// That receive is a multishot one.
-    receives_on: bool,
-    /// Where the rest of a value that is landing is being received.
-    rest: Option<Box<Rest>>,
     /// Its cancellation is.
     cancelling: bool,
+    /// It is a multishot one, or was.
+    receives_on: bool,
+    /// Where the rest of a value that is landing is received.
+    rest: Option<Box<Rest>>,
     /// A send is under way.
     sending: bool,
     /// It is in the list of those to serve.
