@@ -12,6 +12,8 @@ use crate::{Cache, Hands};
 pub(crate) enum Content<'a> {
     /// Somewhere, in pieces.
     Pieces(&'a [&'a [u8]]),
+    /// The same, and it begins with all of what is there.
+    Grown(Object<'a>, &'a [&'a [u8]]),
     /// In its place already.
     Landed(&'a mut Landing),
 }
@@ -57,11 +59,14 @@ impl Cache {
             return Ok(Stored::TooLarge);
         }
         let mut pieces: Vec<&[u8]> = live.value().collect();
-        match mode {
-            Mode::Append => pieces.push(value),
-            _ => pieces.insert(0, value),
-        }
-        self.write(guard, hands, lock, Some(live), writing, Content::Pieces(&pieces)).map(Stored::Yes)
+        let content = if mode == Mode::Append {
+            pieces.push(value);
+            Content::Grown(live, &pieces)
+        } else {
+            pieces.insert(0, value);
+            Content::Pieces(&pieces)
+        };
+        self.write(guard, hands, lock, Some(live), writing, content).map(Stored::Yes)
     }
 
     /// Appends, publishes, hides what was there before, and keeps the accounts.
@@ -80,7 +85,7 @@ impl Cache {
         let updates = old.map_or(0, |old| (old.access().updates + 1).min(15));
         let landed: Vec<&[u8]>;
         let value = match &content {
-            Content::Pieces(pieces) => *pieces,
+            Content::Pieces(pieces) | Content::Grown(_, pieces) => *pieces,
             Content::Landed(landing) => {
                 landed = landing.pieces();
                 &landed
@@ -102,6 +107,10 @@ impl Cache {
         };
         let at = match &content {
             Content::Pieces(_) => self.append(hands, hash, &object)?,
+            Content::Grown(live, _) => {
+                let grown = self.memory.extend(&mut hands.writer, lock, &object, *live);
+                grown.map_err(|_| self.want_room_for(&object))?
+            }
             Content::Landed(landing) => {
                 let head = self.memory.append_landed(&mut hands.writer, &object, landing);
                 head.map_err(|_| self.want_room(1))?
@@ -150,9 +159,11 @@ impl Cache {
         hash: u64,
         object: &NewObject<'_>,
     ) -> Result<log_memory::Location, Needs> {
-        self.memory
-            .append(&mut hands.writer, hash, object)
-            .map_err(|_| self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1))
+        self.memory.append(&mut hands.writer, hash, object).map_err(|_| self.want_room_for(object))
+    }
+
+    fn want_room_for(&self, object: &NewObject<'_>) -> Needs {
+        self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1)
     }
 
     /// Tells the cleaner how many segments somebody waits for.

@@ -12,7 +12,7 @@ use crate::LogMemory;
 use crate::SEGMENTS_SPARE;
 use crate::location::Location;
 use crate::object::{Fragment, NewObject};
-use crate::open_segment::{NoSpace, Writer, discharge_all};
+use crate::open_segment::{NoSpace, Writer, discharge_all, value_bytes};
 use crate::region::Region;
 use crate::segment::Segments;
 
@@ -58,8 +58,9 @@ impl LogMemory {
             return Err(short);
         }
         let fragment_max = self.shape.fragment_bytes_max();
-        let fragments = writer
-            .reserve_fragments(&self.segments, &self.region, fragment_max, (tenant, hash), bytes)
+        let mut fragments = Vec::new();
+        writer
+            .reserve_fragments(&self.segments, &self.region, fragment_max, (tenant, hash), bytes, &mut fragments)
             .map_err(|NoSpace| short)?;
         fragments.iter().for_each(|fragment| self.segments.begin_landing(self.segments.of_byte(fragment.at.byte())));
         Ok(Landing {
@@ -111,7 +112,7 @@ impl Landing {
 
     /// Bytes of the whole value.
     pub fn bytes(&self) -> usize {
-        self.fragments.iter().map(|fragment| fragment.len).sum()
+        value_bytes(&self.fragments)
     }
 
     /// Where the next bytes go: as many as lie in one run; none when all have come. [Note](Landing::note_filled) what was put there.

@@ -58,6 +58,13 @@ const RESIDENT_AHEAD: usize = 1 << 20;
 /// What is made resident at a time: the rest of a huge page, whose clearing takes longer than a thousand requests.
 const POPULATED_A_STEP: usize = 2 << 20;
 
+/// A value of so many bytes that grows is cut up from then on, whether it is too large for one piece or not.
+const GROWN_BYTES_MIN: usize = 16 << 10;
+/// The last piece of a value that grows is copied to grow as long as it is smaller than this, and than one part in so many of the value: few bytes
+/// are copied, and few pieces come of it.
+const LAST_BYTES: usize = 4 << 10;
+const LAST_PART: usize = 64;
+
 /// Cache lines of an object that are fetched ahead: header, key and a small value.
 const LINES_AHEAD: usize = 3;
 
@@ -239,6 +246,27 @@ impl LogMemory {
         writer.append(&self.segments, &self.region, self.shape.fragment_bytes_max(), hash, object)
     }
 
+    /// Appends an object whose value is that of `old` and more behind it, without publishing it. Pieces of a large value stay where they are
+    /// and belong to both: it has to be published in the place of `old`, which is what is published for its key, under the same lock.
+    pub fn extend(
+        &self,
+        writer: &mut Writer,
+        lock: &KeyLock<'_>,
+        object: &NewObject<'_>,
+        old: Object<'_>,
+    ) -> Result<Location, NoSpace> {
+        let fragment_max = self.shape.fragment_bytes_max();
+        let mut kept: Vec<_> = if old.kind() == Kind::Head { old.fragments().collect() } else { Vec::new() };
+        let last_max = LAST_BYTES.max(old.value_bytes() / LAST_PART).min(fragment_max / 2);
+        kept.pop_if(|last| last.len < last_max);
+        let is_large = !kept.is_empty() || old.value_bytes() >= GROWN_BYTES_MIN;
+        // of a table that has become long, a copy makes a short one
+        if is_large && object.head_bytes(kept.len()) < fragment_max / 2 {
+            return writer.append_in_pieces(&self.segments, &self.region, fragment_max, lock.hash(), object, kept);
+        }
+        self.append(writer, lock.hash(), object)
+    }
+
     /// The object that was just appended at `at`.
     pub fn appended<'t>(&'t self, _turn: &'t Turn<'_>, at: Location) -> Object<'t> {
         // SAFETY: the location comes from `append`; its segment is not reused within the turn.
@@ -254,7 +282,8 @@ impl LogMemory {
     pub fn publish(&self, _turn: &Turn<'_>, lock: &KeyLock<'_>, at: Location, old: Option<Object<'_>>) {
         let published = self.index.publish(lock, at, old.map(|old| old.location()), |at| self.hash_at(at));
         if let Some(old) = old.filter(|_| published.replaced) {
-            self.discharge_object(old);
+            // SAFETY: the caller has appended it.
+            self.discharge_replaced(old, unsafe { Object::at(&self.region, at) });
         }
         self.discharge_victim(published.evicted);
     }
@@ -272,6 +301,20 @@ impl LogMemory {
         if object.kind() == Kind::Head {
             discharge_all(&self.segments, object.fragments());
         }
+        self.discharge_entry(object);
+    }
+
+    /// Discharges what `new` has taken the place of, but for the pieces that are `new`'s as well.
+    fn discharge_replaced(&self, old: Object<'_>, new: Object<'_>) {
+        if old.kind() != Kind::Head || new.kind() != Kind::Head {
+            return self.discharge_object(old);
+        }
+        let both = old.fragments().zip(new.fragments()).take_while(|(old, new)| old == new).count();
+        discharge_all(&self.segments, old.fragments().skip(both));
+        self.discharge_entry(old);
+    }
+
+    fn discharge_entry(&self, object: Object<'_>) {
         object.leave_behind();
         discharge(&self.segments, object.location().byte(), object.log_bytes());
     }

@@ -385,21 +385,25 @@ impl<'t> Object<'t> {
         self.region.words()[self.table_at() / 8].load(Ordering::Relaxed) as usize
     }
 
-    /// Places of a head's fragments, in order.
-    pub(crate) fn fragments(&self) -> impl Iterator<Item = Fragment> + 't {
+    /// Where a head says that its fragments lie, a word each, in order.
+    fn table(&self) -> &'t [AtomicU64] {
         debug_assert_eq!(self.kind(), Kind::Head);
         let (first, count) = (self.table_at() / 8 + 1, self.fragment_count());
-        self.region.words()[first..first + count].iter().map(|word| Fragment::from_word(word.load(Ordering::Acquire)))
+        &self.region.words()[first..first + count]
+    }
+
+    /// Places of a head's fragments, in order.
+    pub(crate) fn fragments(&self) -> impl Iterator<Item = Fragment> + 't {
+        self.table().iter().map(|word| Fragment::from_word(word.load(Ordering::Acquire)))
     }
 
     pub(crate) fn fragment(&self, number: usize) -> Option<Fragment> {
-        self.fragments().nth(number)
+        self.table().get(number).map(|word| Fragment::from_word(word.load(Ordering::Acquire)))
     }
 
     /// Points a head to a fragment's new place. The caller holds the lock of the key.
     pub(crate) fn set_fragment(&self, number: usize, fragment: Fragment) {
-        let word = self.table_at() / 8 + 1 + number;
-        self.region.words()[word].store(fragment.word(), Ordering::Release);
+        self.table()[number].store(fragment.word(), Ordering::Release);
     }
 
     /// Hash of the key that a fragment belongs to.
@@ -407,19 +411,18 @@ impl<'t> Object<'t> {
         self.word(0)
     }
 
-    pub(crate) fn piece(&self) -> &'t [u8] {
-        let at = match self.kind() {
-            Kind::Fragment => self.at.byte() + HEADER_BYTES,
-            _ => self.key_at() + self.key_bytes(),
-        };
+    /// The value of an object in one piece.
+    fn piece(&self) -> &'t [u8] {
         // SAFETY: bytes of a published object (INV-GRACE).
-        unsafe { self.region.bytes(at, self.value_bytes()) }
+        unsafe { self.region.bytes(self.key_at() + self.key_bytes(), self.value_bytes()) }
     }
 
     /// The value's pieces in order: one for most objects.
     pub fn value(&self) -> Value<'t> {
-        let fragments = if self.kind() == Kind::Head { self.fragment_count() } else { 0 };
-        Value { object: *self, fragments, next: 0 }
+        match self.kind() {
+            Kind::Head => Value { region: self.region, piece: None, table: self.table().iter() },
+            Kind::Whole | Kind::Fragment => Value { region: self.region, piece: Some(self.piece()), table: [].iter() },
+        }
     }
 
     /// The value in one new vector.
@@ -432,26 +435,21 @@ impl<'t> Object<'t> {
 
 /// Pieces of a value, in order.
 pub struct Value<'t> {
-    object: Object<'t>,
-    fragments: usize,
-    next: usize,
+    region: &'t Region,
+    /// All of it, of an object in one piece.
+    piece: Option<&'t [u8]>,
+    table: std::slice::Iter<'t, AtomicU64>,
 }
 
 impl<'t> Iterator for Value<'t> {
     type Item = &'t [u8];
 
     fn next(&mut self) -> Option<&'t [u8]> {
-        let number = self.next;
-        self.next += 1;
-        if self.fragments == 0 {
-            return (number == 0).then(|| self.object.piece());
-        }
-        if number >= self.fragments {
-            return None;
-        }
-        let fragment = self.object.fragment(number).expect("its number is below the count");
-        // SAFETY: the table of a published head names a live fragment or its old place, which the turn keeps (INV-GRACE).
-        Some(unsafe { Object::at(self.object.region, fragment.at) }.piece())
+        self.piece.take().or_else(|| {
+            let fragment = Fragment::from_word(self.table.next()?.load(Ordering::Acquire));
+            // SAFETY: the table of a published head names a live fragment or its old place, which the turn keeps (INV-GRACE).
+            Some(unsafe { self.region.bytes(fragment.piece_at(), fragment.len) })
+        })
     }
 }
 

@@ -56,21 +56,24 @@ impl Writer {
             unsafe { object::write_whole(region, at, object) };
             return Ok(at);
         }
-        self.append_in_pieces(segments, region, fragment_max, hash, object)
+        self.append_in_pieces(segments, region, fragment_max, hash, object, Vec::new())
     }
 
-    fn append_in_pieces(
+    /// Appends an object whose value begins with these fragments, which are in the log already; what is behind them is cut into others.
+    pub(crate) fn append_in_pieces(
         &mut self,
         segments: &Segments,
         region: &Region,
         fragment_max: usize,
         hash: u64,
         object: &NewObject<'_>,
+        mut fragments: Vec<Fragment>,
     ) -> Result<Location, NoSpace> {
-        let total = object.value_bytes();
-        let fragments = self.reserve_fragments(segments, region, fragment_max, (object.tenant, hash), total)?;
-        let mut done = 0;
-        for fragment in &fragments {
+        let kept = fragments.len();
+        let mut done = value_bytes(&fragments);
+        let missing = object.value_bytes() - done;
+        self.reserve_fragments(segments, region, fragment_max, (object.tenant, hash), missing, &mut fragments)?;
+        for fragment in &fragments[kept..] {
             let mut at = fragment.piece_at();
             for piece in cut(object.value, done, fragment.len) {
                 // SAFETY: just reserved for this fragment in this writer's open segment.
@@ -81,7 +84,7 @@ impl Writer {
         }
         let head = self.append_head(segments, region, object, &fragments);
         if head.is_err() {
-            discharge_all(segments, fragments);
+            discharge_all(segments, fragments.drain(kept..));
         }
         head
     }
@@ -101,8 +104,8 @@ impl Writer {
         Ok(at)
     }
 
-    /// Makes room for a value of `total` bytes of `owner` (tenant, hash of the key): fragments that have their headers, and nothing behind
-    /// them yet. Each is of at most `fragment_max` bytes; smaller where that fills up a segment.
+    /// Makes room for `total` bytes of a value of `owner` (tenant, hash of the key), behind the fragments that it has: more of them, which have
+    /// their headers, and nothing behind them yet. Each is of at most `fragment_max` bytes; smaller where that fills up a segment.
     pub(crate) fn reserve_fragments(
         &mut self,
         segments: &Segments,
@@ -110,8 +113,10 @@ impl Writer {
         fragment_max: usize,
         owner: (u16, u64),
         total: usize,
-    ) -> Result<Vec<Fragment>, NoSpace> {
-        let mut fragments: Vec<Fragment> = Vec::with_capacity(total / fragment_max + 2);
+        fragments: &mut Vec<Fragment>,
+    ) -> Result<(), NoSpace> {
+        let before = fragments.len();
+        fragments.reserve(total / fragment_max + 2);
         let mut done = 0;
         while done < total {
             let rest = (total - done).min(fragment_max - HEADER_BYTES);
@@ -119,7 +124,7 @@ impl Writer {
             let full = HEADER_BYTES + rest.next_multiple_of(8);
             let Ok(reserved) = self.reserve(segments, region, owner.0, HEADER_BYTES + least.next_multiple_of(8), full)
             else {
-                discharge_all(segments, fragments);
+                discharge_all(segments, fragments.drain(before..));
                 return Err(NoSpace);
             };
             let fragment =
@@ -128,7 +133,7 @@ impl Writer {
             fragments.push(fragment);
             done += fragment.len;
         }
-        Ok(fragments)
+        Ok(())
     }
 
     /// Takes between `least` and `most` bytes, as much as the open segment has, or opens another.
@@ -184,6 +189,11 @@ impl Open {
 pub(crate) fn discharge(segments: &Segments, at: usize, len: usize) {
     let before = segments.meta(segments.of_byte(at)).live.fetch_sub(len as u32, Ordering::Release);
     debug_assert!(before >= len as u32, "more bytes die in a segment than were written");
+}
+
+/// Bytes of the value that these fragments are.
+pub(crate) fn value_bytes(fragments: &[Fragment]) -> usize {
+    fragments.iter().map(|fragment| fragment.len).sum()
 }
 
 /// Counts fragments as dead.

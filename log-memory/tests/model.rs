@@ -53,6 +53,38 @@ fn store(
     Ok(())
 }
 
+/// Puts `more` bytes behind the value of a key whose bytes all follow from the key alone. False if it is not there.
+fn extend(
+    memory: &LogMemory,
+    part: &Participant,
+    writer: &mut Writer,
+    key: u64,
+    version: u64,
+    more: usize,
+) -> Result<bool, NoSpace> {
+    let name = key.to_string();
+    let turn = part.enter();
+    let lock = memory.lock(memory.hash(1, name.as_bytes()));
+    let Some(old) = memory.find(&turn, lock.hash(), 1, name.as_bytes()) else { return Ok(false) };
+    let whole = value_of(key, 0, old.value_bytes() + more);
+    let mut pieces: Vec<_> = old.value().collect();
+    pieces.push(&whole[old.value_bytes()..]);
+    let at = memory.extend(writer, &lock, &object(key, &name, version, &pieces), old)?;
+    memory.publish(&turn, &lock, at, Some(old));
+    Ok(true)
+}
+
+/// Reads a value that was [extended](extend), and checks every byte; returns its length.
+fn read_extended(memory: &LogMemory, part: &Participant, key: u64) -> Option<usize> {
+    let name = key.to_string();
+    let turn = part.enter();
+    let object = memory.find(&turn, memory.hash(1, name.as_bytes()), 1, name.as_bytes())?;
+    let value = object.value_to_vec();
+    assert_eq!(value.len(), object.value_bytes());
+    assert!(value == value_of(key, 0, value.len()), "foreign bytes for key {key}");
+    Some(value.len())
+}
+
 /// Publishes a value that has landed, as `store` does.
 fn store_landed(
     memory: &LogMemory,
@@ -246,16 +278,90 @@ fn values_land_while_the_log_goes_on() {
         "the rare paths were taken: {landed} {given_up} {refused} {hits} {cleaned}"
     );
     arriving.clear();
-    memory.seal(&mut writer);
-    memory.seal(&mut cleaner);
-    for key in 0..200 {
-        delete(&memory, &part, key);
+    assert_nothing_is_held_back(&memory, &part, [writer, cleaner], 200);
+}
+
+/// Deletes all keys below `keys` and sees that every byte of the log is free then.
+fn assert_nothing_is_held_back(memory: &LogMemory, part: &Participant, writers: [Writer; 2], keys: u64) {
+    writers.into_iter().for_each(|mut writer| memory.seal(&mut writer));
+    for key in 0..keys {
+        delete(memory, part, key);
     }
     for candidate in memory.candidates() {
         assert_eq!(candidate.live, 0, "what was given up, or is deleted, is dead");
         assert!(memory.choose(candidate.id) && memory.retire(candidate.id));
     }
     assert_eq!(memory.segments_free(), memory.segments_allowed(), "no segment is held back for ever");
+}
+
+/// Values that grow by little and by much, and begin anew, while their pieces are moved and dropped.
+#[test]
+fn values_grow_while_the_log_goes_on() {
+    const KEYS: u64 = 30;
+    let memory = LogMemory::new(shape(), KeyHasher::new(7)).unwrap();
+    let (part, mut writer, mut cleaner) = (memory.join(), memory.writer(), memory.cleaner_writer());
+    let (mut model, mut dice, mut coin) = (HashMap::new(), 1u64, 5u64);
+    let (mut grown, mut evicted, mut largest, mut cleaned) = (0, 0, 0, 0);
+    for version in 1..40_000 / LESS {
+        dice = mix(dice + version);
+        let key = dice % KEYS;
+        let mut clean = || {
+            clean(&memory, &part, &mut cleaner, &mut coin, !version.is_multiple_of(8));
+            cleaned += 1;
+        };
+        match dice >> 32 & 31 {
+            0 => {
+                let len = [1, 3_000, 5_000, 30_000][(dice >> 40) as usize % 4];
+                let value = value_of(key, 0, len);
+                make_room(|| store(&memory, &part, &mut writer, key, version, &value), clean);
+                model.insert(key, len);
+            }
+            1 if dice >> 40 & 7 == 0 => {
+                delete(&memory, &part, key);
+                model.remove(&key);
+            }
+            2..6 => match read_extended(&memory, &part, key) {
+                Some(len) => assert_eq!(Some(&len), model.get(&key), "a read is the last store, or a miss"),
+                None => evicted += usize::from(model.remove(&key).is_some()),
+            },
+            n => {
+                let more = [1, 70, 70, 300, 9_000][(dice >> 40) as usize % if n == 7 { 5 } else { 4 }];
+                if model.get(&key).is_none_or(|len| len + more > 60_000) {
+                    continue;
+                }
+                if make_room(|| extend(&memory, &part, &mut writer, key, version, more), &mut clean) {
+                    let len = model.get_mut(&key).unwrap();
+                    *len += more;
+                    (grown, largest) = (grown + usize::from(*len > 16 << 10), largest.max(*len));
+                } else {
+                    model.remove(&key);
+                    evicted += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        cfg!(miri) || grown > 1_000 && evicted > 20 && largest > 50_000 && cleaned > 500,
+        "the rare paths were taken: {grown} {evicted} {largest} {cleaned}"
+    );
+    assert_nothing_is_held_back(&memory, &part, [writer, cleaner], KEYS);
+}
+
+/// A large value that grows keeps its pieces where they are: what an append takes of the log does not follow from how large the value is.
+#[test]
+fn a_large_value_grows_in_place() {
+    let memory = LogMemory::new(Shape::for_memory(64 << 20), KeyHasher::new(7)).unwrap();
+    let (part, mut writer) = (memory.join(), memory.writer());
+    store(&memory, &part, &mut writer, 1, 1, &value_of(1, 0, 100_000)).unwrap();
+    let free = memory.segments_free();
+    for version in 2..1_000 {
+        assert_eq!(extend(&memory, &part, &mut writer, 1, version, 100), Ok(true));
+    }
+    assert_eq!(read_extended(&memory, &part, 1), Some(100_000 + 998 * 100));
+    assert!(free - memory.segments_free() <= 4_000_000 / memory.shape().segment_bytes, "998 times 4 kB, not 150");
+    let object_bytes = part.enter();
+    let object = memory.find(&object_bytes, memory.hash(1, b"1"), 1, b"1").unwrap();
+    assert!(object.value().count() < 50, "and not in {} pieces", object.value().count());
 }
 
 /// The cleaner could not move a fragment that has no head yet: it is not offered such a segment, and one that it has got hold of all the same
@@ -424,6 +530,72 @@ fn nothing_is_lost_without_a_reason() {
     assert!(memory.take_victims().is_empty());
 }
 
+/// A cleaner's life; returns how many passes it took.
+fn clean_until(memory: &LogMemory, stop: &AtomicBool) -> usize {
+    let (part, mut writer, mut coin, mut passes) = (memory.join(), memory.cleaner_writer(), 9, 0);
+    while !stop.load(Ordering::Relaxed) {
+        if memory.segments_free() < 5 {
+            clean(memory, &part, &mut writer, &mut coin, false);
+            passes += 1;
+        } else {
+            std::thread::yield_now();
+        }
+    }
+    passes
+}
+
+/// Whoever reads a value that grows sees one that it was, whole, while its pieces are handed on from head to head, moved and dropped.
+#[test]
+fn a_reader_of_a_value_that_grows_never_sees_foreign_bytes() {
+    const KEYS: u64 = 8;
+    const WRITERS: u64 = 2;
+    let memory = LogMemory::new(shape(), KeyHasher::new(3)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let cleaner = threads.spawn(|| clean_until(&memory, &stop));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|me| {
+                let memory = &memory;
+                threads.spawn(move || {
+                    let (part, mut writer, mut grown) = (memory.join(), memory.writer(), 0);
+                    for version in 1..=20_000 / LESS {
+                        let key = mix(version) % (KEYS / WRITERS) * WRITERS + me;
+                        let len = read_extended(memory, &part, key).unwrap_or(0);
+                        let mut attempt = || {
+                            if len == 0 || len > 40_000 {
+                                store(memory, &part, &mut writer, key, version, &value_of(key, 0, 5_000))
+                                    .map(|()| false)
+                            } else {
+                                let more = 1 + mix(version + 1) as usize % 900;
+                                extend(memory, &part, &mut writer, key, version, more)
+                            }
+                        };
+                        grown += loop {
+                            match attempt() {
+                                Ok(grown) => break usize::from(grown),
+                                Err(NoSpace) => std::thread::yield_now(),
+                            }
+                        };
+                    }
+                    grown
+                })
+            })
+            .collect();
+        let reader = threads.spawn(|| {
+            let (part, mut dice, mut hits) = (memory.join(), 1, 0);
+            while !stop.load(Ordering::Relaxed) {
+                dice = mix(dice + 1);
+                hits += usize::from(read_extended(&memory, &part, dice % KEYS).is_some());
+            }
+            hits
+        });
+        let grown: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+        stop.store(true, Ordering::Relaxed);
+        let (hits, cleaned) = (reader.join().unwrap(), cleaner.join().unwrap());
+        assert!(cfg!(miri) || grown > 1_000 && hits > 100 && cleaned > 50, "{grown}, hits {hits}, passes {cleaned}");
+    });
+}
+
 /// Readers, writers that own disjoint keys, and a cleaner at once: what a reader finds is whole and never older than what
 /// its writer had finished before the read began.
 #[test]
@@ -453,18 +625,7 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
                 })
             })
             .collect();
-        let cleaner = threads.spawn(|| {
-            let (part, mut writer, mut coin, mut passes) = (memory.join(), memory.cleaner_writer(), 9, 0);
-            while !stop.load(Ordering::Relaxed) {
-                if memory.segments_free() < 5 {
-                    clean(&memory, &part, &mut writer, &mut coin, false);
-                    passes += 1;
-                } else {
-                    std::thread::yield_now();
-                }
-            }
-            passes
-        });
+        let cleaner = threads.spawn(|| clean_until(&memory, &stop));
         let readers: Vec<_> = (0..2)
             .map(|me| {
                 let (memory, finished, stop) = (&memory, &finished, &stop);

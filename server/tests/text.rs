@@ -227,6 +227,34 @@ fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
     }
 }
 
+/// What is read in a pipeline is what was there between the appends around it, also where its pieces are the larger value's as well.
+#[test]
+fn large_values_that_grow_are_read_as_they_were() {
+    let server = Server::start(0, &["-m", "64"]);
+    let (mut sent, mut answers) = (String::new(), String::new());
+    for (key, size) in [20_000, 90_000, 200_000].into_iter().enumerate() {
+        let mut value = "a".repeat(size);
+        sent += &format!("set grown{key} 0 0 {size}\r\n{value}\r\n");
+        answers += "STORED\r\n";
+        for n in 0..60 {
+            let more = format!("{n:02}").repeat([3, 50, 4_000, 30][n % 4]);
+            let (command, bytes) = (if n == 37 { "prepend" } else { "append" }, more.len());
+            value = if n == 37 { more.clone() + &value } else { value + &more };
+            sent += &format!("{command} grown{key} 0 0 {bytes}\r\n{more}\r\n");
+            answers += "STORED\r\n";
+            if n % 5 == 0 {
+                sent += &format!("get grown{key}\r\n");
+                answers += &format!("VALUE grown{key} 0 {}\r\n{value}\r\nEND\r\n", value.len());
+            }
+        }
+    }
+    let mut client = server.client();
+    let mut writer = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(sent.as_bytes()).unwrap());
+    client.expect_answer(answers.as_bytes());
+    sender.join().unwrap();
+}
+
 #[test]
 fn time_to_live_and_delayed_flush_take_effect() {
     let server = Server::start(0, &[]);
