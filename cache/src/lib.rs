@@ -155,6 +155,8 @@ pub struct Cache {
     sample_mask: u64,
     /// Segments that a large object found missing, besides the usual.
     room_wanted: AtomicUsize,
+    /// The tick at which a pass found nothing to free, where nothing that lives may be dropped.
+    barren: AtomicU32,
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
     history: History,
@@ -270,6 +272,7 @@ impl Cache {
             recovered: AtomicU64::new(0),
             holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
             room_wanted: AtomicUsize::new(0),
+            barren: AtomicU32::new(0),
             sample_mask: (1 << sample_bits) - 1,
             horizon: AtomicU32::new(horizon),
             history,

@@ -166,8 +166,11 @@ impl Cache {
         self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1)
     }
 
-    /// Tells the cleaner how many segments somebody waits for.
+    /// Tells the cleaner how many segments somebody waits for, if it can make room.
     pub(crate) fn want_room(&self, segments: usize) -> Needs {
+        if !self.can_make_room() {
+            return Needs::Full;
+        }
         self.room_wanted.fetch_max(segments, Ordering::Relaxed);
         Needs::Room
     }
@@ -240,6 +243,7 @@ impl Cache {
     pub(crate) fn flush_tenant(&self, tenant: u16) {
         let version = self.version.load(Ordering::Relaxed);
         self.standing(tenant).flushed.fetch_max(version, Ordering::Relaxed);
+        self.barren.store(0, Ordering::Relaxed);
         if let Some(journal) = self.journal() {
             journal.note(flash_store::Note::Flushed { tenant, version });
         }

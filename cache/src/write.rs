@@ -29,8 +29,11 @@ impl Turn<'_> {
         let cache = self.cache;
         match cache.memory.land(&mut self.hands.writer, tenant, cache.memory.hash(tenant, key), bytes) {
             Ok(landing) => Ok(Some(landing)),
-            Err(NoLanding::NoSpace { segments }) if cache.settings.evict => Err(cache.want_room(segments)),
-            Err(_) => Ok(None),
+            Err(NoLanding::NoSpace { segments }) => match cache.want_room(segments) {
+                Needs::Full => Ok(None),
+                needs => Err(needs),
+            },
+            Err(NoLanding::Crowded) => Ok(None),
         }
     }
 

@@ -210,18 +210,56 @@ fn an_expired_key_is_stored_though_flash_has_a_neighbour() {
 #[test]
 fn a_full_log_without_eviction_refuses_and_keeps() {
     let rig = Rig::new(CacheSettings { evict: false, ..CacheSettings::for_memory(2 << 20) });
-    let mut worker = rig.cache.worker();
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
     let mut stored = 0;
     loop {
         let key = format!("k{stored}");
         match rig.cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, key.as_bytes(), &[1; 500])) {
             Ok(_) => stored += 1,
-            Err(cache::Needs::Room) => break,
+            Err(cache::Needs::Room) => rig.step(&mut background), // it looks for what is dead, and finds nothing
+            Err(cache::Needs::Full) => break,
             Err(other) => panic!("{other:?}"),
         }
     }
+    assert!(!rig.cache.wants_cleaning(), "nobody is asked for what cannot be done");
     assert!(stored > 1_500, "{stored}");
     assert!((0..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
+    // what is deleted makes room again
+    (0..stored / 4).for_each(|n| assert!(rig.cache.turn(&mut worker).delete(0, format!("k{n}").as_bytes())));
+    for n in 0..stored / 8 {
+        let key = format!("k{n}");
+        rig.store(&mut worker, || rig.step(&mut background), 0, key.as_bytes(), Mode::Set, 0, &[2; 500]);
+    }
+    assert!((stored / 4..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
+}
+
+/// As long as there is room for what is stored, nothing that lives is dropped, however often it is stored anew, with eviction or without.
+#[test]
+fn what_there_is_room_for_is_not_dropped() {
+    for evict in [true, false] {
+        let rig = Rig::new(CacheSettings { evict, tenants: Vec::new(), ..CacheSettings::for_memory(8 << 20) });
+        let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+        let mut dice = Dice(7);
+        const KEYS: u64 = 400; // of 12,600 bytes on average: three fifths of the memory
+        for n in 0..20_000 {
+            // most often the same few, so that most segments keep a little that lives
+            let key = if n < KEYS { n } else { dice.roll(KEYS).min(dice.roll(KEYS)).min(dice.roll(KEYS)) };
+            let value = vec![key as u8; 600 + (key as usize * 61) % 24_000];
+            let make_room = || rig.step(&mut background);
+            rig.store(&mut worker, make_room, 0, format!("k{key}").as_bytes(), Mode::Set, 0, &value);
+            if rig.cache.wants_cleaning() {
+                rig.step(&mut background);
+            }
+        }
+        assert_eq!(rig.cache.totals(0).get(Count::Evictions), 0, "with eviction: {evict}");
+        for key in 0..KEYS {
+            let (_, value) = rig.get(&mut worker, 0, format!("k{key}").as_bytes()).expect("it was never dropped");
+            assert!(value.iter().all(|byte| *byte == key as u8));
+        }
+        let figures = rig.cache.figures();
+        let moved = figures.relocated_bytes as f64 / figures.freed_bytes as f64;
+        assert!(moved < 1.0, "{moved} bytes moved for each freed");
+    }
 }
 
 #[test]

@@ -62,8 +62,8 @@ const POPULATED_A_STEP: usize = 2 << 20;
 const GROWN_BYTES_MIN: usize = 16 << 10;
 /// The last piece of a value that grows is copied to grow as long as it is smaller than this, and than one part in so many of the value: few bytes
 /// are copied, and few pieces come of it.
-const LAST_BYTES: usize = 4 << 10;
-const LAST_PART: usize = 64;
+const LAST_BYTES: usize = 8 << 10;
+const LAST_PART: usize = 32;
 
 /// Cache lines of an object that are fetched ahead: header, key and a small value.
 const LINES_AHEAD: usize = 3;

@@ -233,7 +233,6 @@ fn store(
         Ok(Stored::Changed) => Status::Exists,
         Ok(Stored::Unknown) => Status::NotFound,
         Ok(Stored::TooLarge) => Status::TooLarge,
-        Err(Needs::Room) if !cache.settings().evict => Status::OutOfMemory,
         Err(needs) => return Err(needs),
     };
     Ok((status, 0))

@@ -356,7 +356,7 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Met
             connection.reply(Reply::Wanted, "SERVER_ERROR object too large for cache");
             return Served::Done;
         }
-        Err(Needs::Room) if !cache.settings().evict => {
+        Err(Needs::Full) => {
             connection.server().no_memory.fetch_add(1, Ordering::Relaxed);
             connection.reply(Reply::Wanted, "SERVER_ERROR out of memory storing object");
             return Served::Done;

@@ -280,7 +280,7 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, store: &St
         Ok(Stored::Changed) => "EXISTS",
         Ok(Stored::Unknown) => "NOT_FOUND",
         Ok(Stored::TooLarge) => "SERVER_ERROR object too large for cache",
-        Err(Needs::Room) if !cache.settings().evict => {
+        Err(Needs::Full) => {
             connection.server().no_memory.fetch_add(1, Ordering::Relaxed);
             "SERVER_ERROR out of memory storing object"
         }

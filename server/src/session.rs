@@ -413,6 +413,11 @@ impl Connection {
                 self.pause = Pause::Room;
                 false
             }
+            Served::Needs(cache::Needs::Full) => {
+                self.server.no_memory.fetch_add(1, Ordering::Relaxed);
+                self.reply(Reply::Wanted, "SERVER_ERROR out of memory");
+                self.finish(Served::Done, bytes)
+            }
             Served::Needs(cache::Needs::Flash(read)) => {
                 let slot = self.replies.want(read);
                 self.pause = Pause::Change(slot);

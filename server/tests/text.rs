@@ -227,6 +227,46 @@ fn large_values_that_come_in_pieces_leave_what_is_behind_them_alone() {
     }
 }
 
+/// Without eviction, what is stored anew makes room for itself; what finds none is refused, whatever it is, and nothing is lost.
+#[test]
+fn a_full_memory_without_eviction_says_so() {
+    let server = Server::start(0, &["-m", "64", "-M"]);
+    let mut client = server.client();
+    let value = "x".repeat(10_000);
+    for round in 0..40 {
+        let sets: String = (0..400).map(|n| format!("set k{n} 0 0 10000\r\n{value}\r\n")).collect();
+        client.send(sets.as_bytes()); // 4 MB a round
+        assert_eq!(client.read_until(&"STORED\r\n".repeat(400)).len(), 3_200, "round {round}");
+    }
+    client.expect("set number 0 0 1\r\n9\r\n", "STORED\r\n");
+    let mut full = 0;
+    for n in 0..8_000 {
+        client.send(format!("set more{n} 0 0 10000\r\n{value}\r\n").as_bytes());
+        full += usize::from(client.read_until("\r\n") == "SERVER_ERROR out of memory storing object\r\n");
+    }
+    assert!(full > 1_000, "{full} of 8,000 were refused: 80 MB are more than there is");
+    // small ones may find a place still; when none is left, other requests are told so as well
+    (0..200_000).find(|n| {
+        client.send(format!("set s{n} 0 0 1\r\nx\r\n").as_bytes());
+        client.read_until("\r\n") != "STORED\r\n"
+    });
+    for _ in 0..100 {
+        client.send(b"incr number 1\r\n");
+        let answer = client.read_until("\r\n");
+        if answer == "SERVER_ERROR out of memory\r\n" {
+            break;
+        }
+        assert!(answer.trim_end().parse::<u64>().is_ok(), "{answer:?}");
+    }
+    for n in (0..400).step_by(37) {
+        client.expect(&format!("get k{n}\r\n"), &format!("VALUE k{n} 0 10000\r\n{value}\r\nEND\r\n"));
+    }
+    let refused: usize = client.stats("")["store_no_memory"].parse().unwrap();
+    assert!(refused >= full, "{refused} counted");
+    client.expect("flush_all\r\nset after 0 0 10000\r\n", "OK\r\n");
+    client.expect(&format!("{value}\r\n"), "STORED\r\n");
+}
+
 /// What is read in a pipeline is what was there between the appends around it, also where its pieces are the larger value's as well.
 #[test]
 fn large_values_that_grow_are_read_as_they_were() {

@@ -1,11 +1,15 @@
 //! Which segments a cleaner pass takes.
 //!
-//! Two to four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes count in), half at
-//! random. A few entries of each go through the same contest as those of a pass; the pass takes the segments of which most is dead or loses. What loses is
+//! Where much is dead, those of which most is: what lives in them is moved, and nobody loses anything. So nothing that there is room for is dropped,
+//! however often it is stored anew.
+//!
+//! Where little is, two to four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes
+//! count in), half at random. A few entries of each go through the same contest as those of a pass; the pass takes the segments of which most is dead or loses. What loses is
 //! not spread evenly: what was stored and never read lies together, and so does what has survived. The better a segment's losers are known,
 //! the less is moved for each byte that is freed.
 
 use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
 
 use log_memory::{Candidate, SegmentId};
 
@@ -35,11 +39,32 @@ const LOSING_WITH_FLASH: f64 = 0.25;
 /// its bytes say nothing, and dead ones are what tells segments apart.
 const DEAD_WEIGHT: usize = 10;
 
+/// Part of a segment that has to be dead, or more, to take it for that alone: one byte is moved then for each that comes free, or less. A third instead
+/// has some more hits where much is stored, and makes large SETs a fifth dearer (docs/data-plane.md).
+const DEAD_PART: usize = 2;
+/// As much as so many segments hold is dead in those that are taken for that; or half of it, if there is no more.
+const DEAD_SEGMENTS: usize = 2;
+
 /// The segments of a pass, which it owns.
 pub(super) struct Choice {
     pub(super) segments: Vec<SegmentId>,
-    /// What of them should stay; without, the pass sees all there is and needs no sample.
-    pub(super) floors: Option<Floors>,
+    pub(super) stays: Stays,
+}
+
+/// What of a pass's segments stays in memory.
+pub(super) enum Stays {
+    /// All that lives.
+    All,
+    /// What is worth as much as that at least, and what else there is room for.
+    Above(Floors),
+    /// The best of it: the pass sees all there is, and needs no sample.
+    Best,
+}
+
+impl Stays {
+    pub(super) fn floors(&self) -> Option<&Floors> {
+        if let Stays::Above(floors) = self { Some(floors) } else { None }
+    }
 }
 
 /// What was seen of a segment that was looked into.
@@ -64,7 +89,17 @@ impl Cache {
         let candidates = self.memory.candidates();
         if self.settings.exact_order {
             let all = candidates.iter().map(|candidate| candidate.id);
-            return Choice { segments: all.filter(|id| self.memory.choose(*id)).collect(), floors: None };
+            return Choice { segments: all.filter(|id| self.memory.choose(*id)).collect(), stays: Stays::Best };
+        }
+        let dead = self.mostly_dead(&candidates);
+        if !dead.is_empty() {
+            return Choice { segments: dead, stays: Stays::All };
+        }
+        if !self.settings.evict {
+            // it is searched for as long as somebody has use for it: it may be all of memory, in vain
+            let somebody_waits = self.room_wanted.load(Ordering::Relaxed) > 0;
+            let segments = if somebody_waits { self.next_in_turn(background, &candidates) } else { Vec::new() };
+            return Choice { segments, stays: Stays::All };
         }
         let taken = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.taken_max()).min(candidates.len());
         let looked_into = self.choose_candidates(background, candidates);
@@ -74,7 +109,35 @@ impl Cache {
             self.memory.put_back(glance.id);
         }
         let segments = glances.into_iter().take(taken).map(|glance| glance.id).collect();
-        Choice { segments, floors: Some(floors) }
+        Choice { segments, stays: Stays::Above(floors) }
+    }
+
+    /// Takes the segments of which most is dead, if enough of them is. None: somebody has to lose; where nobody may, it is worth more work.
+    fn mostly_dead(&self, candidates: &[Candidate]) -> Vec<SegmentId> {
+        let segment_bytes = self.memory.shape().segment_bytes;
+        let dead = |candidate: &Candidate| segment_bytes - candidate.live;
+        let least = if self.settings.evict { segment_bytes / DEAD_PART } else { 1 };
+        let mut deadest: Vec<_> = candidates.iter().filter(|candidate| dead(candidate) >= least).collect();
+        deadest.sort_unstable_by_key(|candidate| candidate.live);
+        deadest.truncate(self.taken_max());
+        let wanted = DEAD_SEGMENTS * segment_bytes;
+        let (mut taken, mut sum) = (0, 0);
+        while sum < wanted
+            && let Some(next) = deadest.get(taken)
+        {
+            sum += dead(next);
+            taken += 1;
+        }
+        deadest.truncate(if sum < wanted / 2 { 0 } else { taken });
+        deadest.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
+    }
+
+    /// Takes some of all segments, others each time: what has expired in them, or was flushed, nobody has counted as dead yet.
+    fn next_in_turn(&self, background: &mut Background, candidates: &[Candidate]) -> Vec<SegmentId> {
+        let from = background.searched % candidates.len().max(1);
+        background.searched = from + self.taken_max();
+        let next = candidates.iter().cycle().skip(from).take(self.taken_max().min(candidates.len()));
+        next.map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
     }
 
     /// How many segments a pass frees at least of so many that it has taken.

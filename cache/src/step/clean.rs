@@ -3,6 +3,7 @@
 //! What is published in them is ranked a tenant apart; the contest says who keeps a place; losers are demoted or dropped. Then the
 //! survivors move, a segment at a time, and each emptied segment is retired.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flash_store::{Device, FlashStore};
@@ -10,7 +11,7 @@ use log_memory::{Found, Relocated, SegmentId};
 
 use super::Background;
 use super::appraise::Appraisal;
-use super::choose::Choice;
+use super::choose::{Choice, Stays};
 use super::fate::{Entry, Loser};
 use crate::Cache;
 
@@ -42,15 +43,21 @@ impl Cache {
         let mut appraisal = Appraisal::new(self);
         let choice = self.choose_segments(background, &mut appraisal);
         let chosen = &choice.segments;
-        if chosen.is_empty() {
+        if chosen.is_empty() && self.settings.evict {
             return;
         }
-        let mut census = self.take_census(background, &mut appraisal, chosen);
         let segment_bytes = self.memory.shape().segment_bytes;
-        let freed = self.segments_to_free(&choice, &census.entries);
-        let places = (chosen.len() - freed) * segment_bytes * FILL_PERCENT / 100;
-        if census.live_bytes > places {
-            let losers = self.losers(&census.entries, places, choice.floors.as_ref());
+        let mut census = self.take_census(background, &mut appraisal, chosen);
+        if !self.settings.evict && census.live_bytes + segment_bytes > chosen.len() * segment_bytes {
+            // too little is dead to make room of it
+            self.barren.store(self.clock.tick(), Ordering::Relaxed);
+            chosen.iter().for_each(|id| self.memory.put_back(*id));
+            return;
+        }
+        if let Some(places) = self.places(&choice, &census)
+            && census.live_bytes > places
+        {
+            let losers = self.losers(&census.entries, places, choice.stays.floors());
             self.lose_places(background, device, &mut census.entries, losers);
         }
         let (mut moved, mut retired, mut begin) = (0, 0, 0);
@@ -63,14 +70,20 @@ impl Cache {
         self.holders.note_pass(retired, moved, (retired * segment_bytes).saturating_sub(moved));
     }
 
-    /// How many of the chosen segments come free: as many as their losers make room for, and a part of them at least.
-    fn segments_to_free(&self, choice: &Choice, entries: &[Entry]) -> usize {
-        let chosen = choice.segments.len();
+    /// Bytes that survivors may take, if not all survive: as many of the chosen segments come free as those that lose make room for, and a part of
+    /// them at least.
+    fn places(&self, choice: &Choice, census: &Census) -> Option<usize> {
+        let (chosen, segment_bytes) = (choice.segments.len(), self.memory.shape().segment_bytes);
         let least = self.freed_at_least(chosen);
-        let Some(floors) = &choice.floors else { return least };
-        let kept = floors.kept_bytes(entries);
-        let needed = kept.div_ceil(self.memory.shape().segment_bytes * FILL_PERCENT / 100);
-        chosen.saturating_sub(needed).max(least)
+        let freed = match &choice.stays {
+            Stays::All => return None,
+            Stays::Above(floors) => {
+                let needed = floors.kept_bytes(&census.entries).div_ceil(segment_bytes * FILL_PERCENT / 100);
+                chosen.saturating_sub(needed).max(least)
+            }
+            Stays::Best => least,
+        };
+        Some((chosen - freed) * segment_bytes * FILL_PERCENT / 100)
     }
 
     /// Lists what is published in the chosen segments; hides what has expired.
@@ -168,9 +181,11 @@ impl Cache {
                     let began = Instant::now();
                     std::thread::sleep(NAP);
                     *patience = patience.saturating_sub(began.elapsed());
-                } else {
+                } else if self.settings.evict {
                     self.give_up(background, *next);
                     left = &left[1..];
+                } else {
+                    return moved; // the segment goes back as it is
                 }
             }
         }

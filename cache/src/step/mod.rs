@@ -40,6 +40,8 @@ pub struct Background {
     period: idle::Period,
     arbitrated: u32,
     accounts: budget::Accounts,
+    /// How far it has looked through memory for what has expired, where nothing that lives may be dropped.
+    searched: usize,
 }
 
 /// Another thread's part in cleaning, where one cannot keep up. It makes passes and nothing else: flash is written and recycled by the
@@ -73,6 +75,7 @@ impl Cache {
             period: idle::Period::default(),
             arbitrated: 0,
             accounts: budget::Accounts::default(),
+            searched: 0,
         }
     }
 
@@ -105,7 +108,12 @@ impl Cache {
     }
 
     fn is_short(&self) -> bool {
-        self.settings.evict && self.memory.segments_free() < self.segments_low()
+        self.memory.segments_free() < self.segments_low() && self.can_make_room()
+    }
+
+    /// Whether a cleaner pass frees anything: always, where it may drop what lives; else unless one of this tick has found too little dead.
+    pub(crate) fn can_make_room(&self) -> bool {
+        self.settings.evict || self.barren.load(Ordering::Relaxed) != self.clock.tick()
     }
 
     /// Free segments that are enough: a few, and as many as a large object is waiting for.

@@ -90,6 +90,7 @@ impl Rig {
                         make_room();
                         break;
                     }
+                    Needs::Full => panic!("there is no room, and never will be"),
                     Needs::Flash(read) => {
                         let pages = self.pages(&read);
                         match self.cache.turn(worker).promote(read, Some(&pages)) {

@@ -345,7 +345,7 @@ impl World {
                     Ok(done) => return done,
                     Err(more) => needs = Some(more),
                 },
-                Some(Needs::Room) => {
+                Some(Needs::Room | Needs::Full) => {
                     cache.step(background, Some(&self.flash));
                 }
                 Some(Needs::Flash(read)) => {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use cache::{Cache, Turn};
+use cache::{Cache, Needs, Turn};
 use protocol::binary::{Command, Frame, HEADER_BYTES, Header, Status};
 
 use super::login::LOGIN_BYTES_MAX;
@@ -53,7 +53,12 @@ impl Connection {
         }
         *stored |= is_store;
         let frame = Frame::new(header, &rest[HEADER_BYTES..total]);
-        let served = binary::request(cache, turn, self, &frame);
+        let mut served = binary::request(cache, turn, self, &frame);
+        if let Served::Needs(Needs::Full) = served {
+            self.server.no_memory.fetch_add(1, Ordering::Relaxed);
+            binary::refuse(self, &frame.header, Status::OutOfMemory);
+            served = Served::Done;
+        }
         self.finish(served, total) && self.pause == Pause::None
     }
 }

@@ -204,7 +204,7 @@ impl Connection {
             self.pause = Pause::None;
             match turn.promote(read, pages) {
                 Ok(()) => {}
-                Err(cache::Needs::Room) => self.pause = Pause::Room,
+                Err(cache::Needs::Room | cache::Needs::Full) => self.pause = Pause::Room,
                 Err(cache::Needs::Flash(next)) => {
                     self.replies.ask(slot, next);
                     self.pause = Pause::Change(slot);
