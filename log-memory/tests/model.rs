@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 use log_memory::{Access, KeyHasher, Landing, LogMemory, NewObject, NoSpace, Participant, Shape, Writer, mix};
 
@@ -530,6 +532,25 @@ fn nothing_is_lost_without_a_reason() {
     assert!(memory.take_victims().is_empty());
 }
 
+/// Tries until a cleaner beside it has made room, for a minute at most.
+fn wait_for_room<T>(mut attempt: impl FnMut() -> Result<T, NoSpace>) -> T {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        match attempt() {
+            Ok(done) => return done,
+            Err(NoSpace) => std::thread::yield_now(),
+        }
+    }
+    panic!("no room within a minute");
+}
+
+/// Waits for writers, and has the others stop however it went with them.
+fn join_then_stop<T>(writers: Vec<ScopedJoinHandle<'_, T>>, stop: &AtomicBool) -> Vec<T> {
+    let ended: Vec<_> = writers.into_iter().map(ScopedJoinHandle::join).collect();
+    stop.store(true, Ordering::Relaxed);
+    ended.into_iter().map(|ended| ended.expect("a writer has panicked")).collect()
+}
+
 /// A cleaner's life; returns how many passes it took.
 fn clean_until(memory: &LogMemory, stop: &AtomicBool) -> usize {
     let (part, mut writer, mut coin, mut passes) = (memory.join(), memory.cleaner_writer(), 9, 0);
@@ -561,21 +582,14 @@ fn a_reader_of_a_value_that_grows_never_sees_foreign_bytes() {
                     for version in 1..=20_000 / LESS {
                         let key = mix(version) % (KEYS / WRITERS) * WRITERS + me;
                         let len = read_extended(memory, &part, key).unwrap_or(0);
-                        let mut attempt = || {
+                        grown += usize::from(wait_for_room(|| {
                             if len == 0 || len > 40_000 {
-                                store(memory, &part, &mut writer, key, version, &value_of(key, 0, 5_000))
-                                    .map(|()| false)
-                            } else {
-                                let more = 1 + mix(version + 1) as usize % 900;
-                                extend(memory, &part, &mut writer, key, version, more)
+                                store(memory, &part, &mut writer, key, version, &value_of(key, 0, 5_000))?;
+                                return Ok(false);
                             }
-                        };
-                        grown += loop {
-                            match attempt() {
-                                Ok(grown) => break usize::from(grown),
-                                Err(NoSpace) => std::thread::yield_now(),
-                            }
-                        };
+                            let more = 1 + mix(version + 1) as usize % 900;
+                            extend(memory, &part, &mut writer, key, version, more)
+                        }));
                     }
                     grown
                 })
@@ -589,8 +603,7 @@ fn a_reader_of_a_value_that_grows_never_sees_foreign_bytes() {
             }
             hits
         });
-        let grown: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
-        stop.store(true, Ordering::Relaxed);
+        let grown: usize = join_then_stop(writers, &stop).into_iter().sum();
         let (hits, cleaned) = (reader.join().unwrap(), cleaner.join().unwrap());
         assert!(cfg!(miri) || grown > 1_000 && hits > 100 && cleaned > 50, "{grown}, hits {hits}, passes {cleaned}");
     });
@@ -616,9 +629,7 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
                         let key = mix(version) % (KEYS / WRITERS) * WRITERS + me;
                         let len = [10, 200, 3_000, 6_000][(mix(version) >> 20) as usize % 4];
                         let value = value_of(key, version, len);
-                        while store(memory, &part, &mut writer, key, version, &value).is_err() {
-                            std::thread::yield_now();
-                        }
+                        wait_for_room(|| store(memory, &part, &mut writer, key, version, &value));
                         finished[key as usize].store(version, Ordering::SeqCst);
                     }
                     memory.seal(&mut writer);
@@ -644,8 +655,7 @@ fn a_reader_on_a_retired_segment_never_sees_foreign_bytes() {
                 })
             })
             .collect();
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
-        stop.store(true, Ordering::Relaxed);
+        join_then_stop(writers, &stop);
         hits = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         cleaned = cleaner.join().unwrap();
     });
