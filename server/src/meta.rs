@@ -1,7 +1,5 @@
 //! The meta commands: one request, one answer whose fields the client chose.
 
-use std::sync::atomic::Ordering;
-
 use cache::{
     Cache, Counted, Counting, Delta, Expected, FlashObject, Mode, Needs, Removed, Removing, Seen, Stored, Storing, Turn,
 };
@@ -357,8 +355,7 @@ pub(crate) fn store(turn: &mut Turn<'_>, connection: &mut Connection, meta: &Met
             return Served::Done;
         }
         Err(Needs::Full) => {
-            connection.server().no_memory.fetch_add(1, Ordering::Relaxed);
-            connection.reply(Reply::Wanted, "SERVER_ERROR out of memory storing object");
+            connection.refuse_for_memory(Reply::Wanted, "SERVER_ERROR out of memory storing object");
             return Served::Done;
         }
         Err(needs) => return Served::Needs(needs),

@@ -317,6 +317,7 @@ fn arithmetic(
             connection.reply(reply, "CLIENT_ERROR cannot increment or decrement non-numeric value");
         }
         Ok(Counted::Unknown) => connection.reply(reply, "NOT_FOUND"),
+        Err(Needs::Full) => connection.refuse_for_memory(reply, "SERVER_ERROR out of memory"),
         Err(needs) => return Served::Needs(needs),
     }
     Served::Done

@@ -371,6 +371,12 @@ impl Connection {
         false
     }
 
+    /// A request is refused, since there is no memory for it and nothing may be dropped.
+    pub(crate) fn refuse_for_memory(&mut self, reply: Reply, line: &str) {
+        self.server.no_memory.fetch_add(1, Ordering::Relaxed);
+        self.reply(reply, line);
+    }
+
     /// A unique as clients are told it: none, where -C turns them off.
     pub(crate) fn shown(&self, unique: u64) -> u64 {
         if self.server.config.cas { unique } else { 0 }
@@ -414,8 +420,7 @@ impl Connection {
                 false
             }
             Served::Needs(cache::Needs::Full) => {
-                self.server.no_memory.fetch_add(1, Ordering::Relaxed);
-                self.reply(Reply::Wanted, "SERVER_ERROR out of memory");
+                self.refuse_for_memory(Reply::Wanted, "SERVER_ERROR out of memory");
                 self.finish(Served::Done, bytes)
             }
             Served::Needs(cache::Needs::Flash(read)) => {
