@@ -88,8 +88,7 @@ impl Cache {
     pub(super) fn choose_segments(&self, background: &mut Background, appraisal: &mut Appraisal<'_>) -> Choice {
         let candidates = self.memory.candidates();
         if self.settings.exact_order {
-            let all = candidates.iter().map(|candidate| candidate.id);
-            return Choice { segments: all.filter(|id| self.memory.choose(*id)).collect(), stays: Stays::Best };
+            return Choice { segments: self.take(&candidates), stays: Stays::Best };
         }
         let dead = self.mostly_dead(&candidates);
         if !dead.is_empty() {
@@ -129,15 +128,19 @@ impl Cache {
             taken += 1;
         }
         deadest.truncate(if sum < wanted / 2 { 0 } else { taken });
-        deadest.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
+        self.take(deadest)
     }
 
     /// Takes some of all segments, others each time: what has expired in them, or was flushed, nobody has counted as dead yet.
     fn next_in_turn(&self, background: &mut Background, candidates: &[Candidate]) -> Vec<SegmentId> {
         let from = background.searched % candidates.len().max(1);
         background.searched = from + self.taken_max();
-        let next = candidates.iter().cycle().skip(from).take(self.taken_max().min(candidates.len()));
-        next.map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
+        self.take(candidates.iter().cycle().skip(from).take(self.taken_max().min(candidates.len())))
+    }
+
+    /// Takes those of some segments that nobody else has taken meanwhile.
+    fn take<'c>(&self, candidates: impl IntoIterator<Item = &'c Candidate>) -> Vec<SegmentId> {
+        candidates.into_iter().map(|candidate| candidate.id).filter(|id| self.memory.choose(*id)).collect()
     }
 
     /// How many segments a pass frees at least of so many that it has taken.
