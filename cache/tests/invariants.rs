@@ -262,6 +262,38 @@ fn what_there_is_room_for_is_not_dropped() {
     }
 }
 
+/// What never expires fills half of memory; beside it much is stored that expires within seconds. Nobody asks for either, so by rank what is older
+/// would go first. None of it does: what has expired makes room for what comes.
+#[test]
+fn what_has_expired_goes_before_what_lives() {
+    let rig = Rig::new(CacheSettings { tenants: Vec::new(), ..CacheSettings::for_memory(16 << 20) });
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    const LASTING: u64 = 8_000; // of about a kibibyte
+    const A_SECOND: u64 = 2_000;
+    let store = |worker: &mut Worker, background: &mut cache::Background, key: String, expiry: u32| {
+        rig.store(worker, || rig.step(background), 0, key.as_bytes(), Mode::Set, expiry, &[5; 940]);
+        if rig.cache.wants_cleaning() {
+            rig.step(background);
+        }
+    };
+    for n in 0..LASTING {
+        store(&mut worker, &mut background, format!("lasting:{n}"), 0);
+    }
+    for second in 1_000..1_040 {
+        rig.cache.advance(second);
+        for n in 0..A_SECOND {
+            store(&mut worker, &mut background, format!("passing:{second}:{n}"), second + 2);
+        }
+    }
+    assert_eq!(rig.cache.totals(0).get(Count::Evictions), 0);
+    for n in 0..LASTING {
+        assert!(rig.get(&mut worker, 0, format!("lasting:{n}").as_bytes()).is_some(), "lasting:{n}");
+    }
+    let figures = rig.cache.figures();
+    let moved = figures.relocated_bytes as f64 / figures.freed_bytes as f64;
+    assert!(moved < 1.0, "{moved} bytes moved for each freed");
+}
+
 #[test]
 fn idle_memory_is_taxed_from_its_reservation_and_given_back() {
     let settings = CacheSettings {

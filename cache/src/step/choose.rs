@@ -1,9 +1,9 @@
 //! Which segments a cleaner pass takes.
 //!
 //! Where much is dead, those of which most is: what lives in them is moved, and nobody loses anything. So nothing that there is room for is dropped,
-//! however often it is stored anew.
+//! however often it is stored anew. What was replaced or deleted is counted; what has expired is not, and is found by looking.
 //!
-//! Where little is, two to four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes
+//! For that, and where little is dead, two to four times as many as it takes are looked into, half of them by the tenant that should shrink (the lowest need; dead bytes
 //! count in), half at random. A few entries of each go through the same contest as those of a pass; the pass takes the segments of which most is dead or loses. What loses is
 //! not spread evenly: what was stored and never read lies together, and so does what has survived. The better a segment's losers are known,
 //! the less is moved for each byte that is freed.
@@ -71,28 +71,37 @@ impl Stays {
 struct Glance {
     id: SegmentId,
     live: usize,
-    /// Bytes of the entries that were looked at, and of those that lose or have expired.
+    /// Bytes of the entries that were looked at.
     seen: usize,
+    /// Of those, what has expired or was flushed.
+    expired: usize,
+    /// And that with what loses.
     losing: usize,
 }
 
 impl Glance {
-    /// About how many bytes of the segment come free if it is cleaned.
-    fn freed(&self, segment_bytes: usize) -> usize {
-        let lost = (self.live as u64 * self.losing as u64).checked_div(self.seen as u64).unwrap_or_default() as usize;
-        segment_bytes - (self.live - lost)
+    /// About how many bytes of the segment come free if so much of what was seen goes.
+    fn freed(&self, going: usize, segment_bytes: usize) -> usize {
+        let gone = (self.live as u64 * going as u64).checked_div(self.seen as u64).unwrap_or_default() as usize;
+        segment_bytes - (self.live - gone)
+    }
+
+    /// The same if it is cleaned and nobody loses.
+    fn dead(&self, segment_bytes: usize) -> usize {
+        self.freed(self.expired, segment_bytes)
     }
 }
 
 impl Cache {
     pub(super) fn choose_segments(&self, background: &mut Background, appraisal: &mut Appraisal<'_>) -> Choice {
+        let segment_bytes = self.memory.shape().segment_bytes;
         let candidates = self.memory.candidates();
         if self.settings.exact_order {
             return Choice { segments: self.take(&candidates), stays: Stays::Best };
         }
-        let dead = self.mostly_dead(&candidates);
+        let dead = self.deadest(&candidates);
         if !dead.is_empty() {
-            return Choice { segments: dead, stays: Stays::All };
+            return Choice { segments: self.take(dead), stays: Stays::All };
         }
         if !self.settings.evict {
             // it is searched for as long as somebody has use for it: it may be all of memory, in vain
@@ -103,32 +112,47 @@ impl Cache {
         let taken = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.taken_max()).min(candidates.len());
         let looked_into = self.choose_candidates(background, candidates);
         let (mut glances, floors) = self.look_into(background, appraisal, &looked_into);
-        glances.sort_by_key(|glance| Reverse(glance.freed(self.memory.shape().segment_bytes)));
+        glances.sort_by_key(|glance| Reverse(glance.dead(segment_bytes)));
+        let dead = self.enough_of(glances.iter().map(|glance| glance.dead(segment_bytes)));
+        let (taken, stays) = if dead > 0 {
+            (dead, Stays::All)
+        } else {
+            glances.sort_by_key(|glance| Reverse(glance.freed(glance.losing, segment_bytes)));
+            (taken, Stays::Above(floors))
+        };
         for glance in glances.iter().skip(taken) {
             self.memory.put_back(glance.id);
         }
-        let segments = glances.into_iter().take(taken).map(|glance| glance.id).collect();
-        Choice { segments, stays: Stays::Above(floors) }
+        Choice { segments: glances.into_iter().take(taken).map(|glance| glance.id).collect(), stays }
     }
 
-    /// Takes the segments of which most is dead, if enough of them is. None: somebody has to lose; where nobody may, it is worth more work.
-    fn mostly_dead(&self, candidates: &[Candidate]) -> Vec<SegmentId> {
+    /// The segments of which most is known to be dead, if that is enough.
+    fn deadest<'c>(&self, candidates: &'c [Candidate]) -> Vec<&'c Candidate> {
         let segment_bytes = self.memory.shape().segment_bytes;
-        let dead = |candidate: &Candidate| segment_bytes - candidate.live;
-        let least = if self.settings.evict { segment_bytes / DEAD_PART } else { 1 };
-        let mut deadest: Vec<_> = candidates.iter().filter(|candidate| dead(candidate) >= least).collect();
+        let mut deadest: Vec<_> =
+            candidates.iter().filter(|candidate| segment_bytes - candidate.live >= self.dead_at_least()).collect();
         deadest.sort_unstable_by_key(|candidate| candidate.live);
-        deadest.truncate(self.taken_max());
-        let wanted = DEAD_SEGMENTS * segment_bytes;
+        deadest.truncate(self.enough_of(deadest.iter().map(|candidate| segment_bytes - candidate.live)));
+        deadest
+    }
+
+    /// How many segments of so many dead bytes, the deadest first, a pass takes for that alone. 0: somebody has to lose; where nobody may, little
+    /// dead is worth more work.
+    fn enough_of(&self, dead: impl Iterator<Item = usize>) -> usize {
+        let wanted = DEAD_SEGMENTS * self.memory.shape().segment_bytes;
         let (mut taken, mut sum) = (0, 0);
-        while sum < wanted
-            && let Some(next) = deadest.get(taken)
-        {
-            sum += dead(next);
+        for bytes in dead.take(self.taken_max()).take_while(|bytes| *bytes >= self.dead_at_least()) {
+            if sum >= wanted {
+                break;
+            }
+            sum += bytes;
             taken += 1;
         }
-        deadest.truncate(if sum < wanted / 2 { 0 } else { taken });
-        self.take(deadest)
+        if sum < wanted / 2 { 0 } else { taken }
+    }
+
+    fn dead_at_least(&self) -> usize {
+        if self.settings.evict { self.memory.shape().segment_bytes / DEAD_PART } else { 1 }
     }
 
     /// Takes some of all segments, others each time: what has expired in them, or was flushed, nobody has counted as dead yet.
@@ -193,12 +217,12 @@ impl Cache {
         let mut glances: Vec<Glance> = Vec::with_capacity(looked_into.len());
         for candidate in looked_into {
             let Candidate { id, live, .. } = *candidate;
-            let mut glance = Glance { id, live, seen: 0, losing: 0 };
+            let mut glance = Glance { id, live, seen: 0, expired: 0, losing: 0 };
             self.memory.scan_beginning(&guard, id, bytes, LOOKED_AT_ENTRIES, |part| {
                 let object = part.owner;
                 glance.seen += part.bytes;
                 if self.is_dead(object.tenant(), object.key(), object.version(), object.expiry()).is_some() {
-                    glance.losing += part.bytes;
+                    glance.expired += part.bytes;
                 } else {
                     entries.push(appraisal.entry_of(&part));
                 }
@@ -209,6 +233,9 @@ impl Cache {
         let losing = if self.flash.is_some() { LOSING_WITH_FLASH } else { LOSING };
         let live: u64 = entries.iter().map(|entry| u64::from(entry.found.bytes)).sum();
         let losers = self.losers(&entries, (live as f64 * (1.0 - losing)) as usize, None);
+        for glance in &mut glances {
+            glance.losing = glance.expired;
+        }
         for (loser, bytes) in &losers {
             let segment = ends.partition_point(|end| *end <= *loser as usize);
             glances[segment].losing += bytes;
