@@ -117,14 +117,16 @@ impl Landing {
 
     /// Where the next bytes go: as many as lie in one run; none when all have come. [Note](Landing::note_filled) what was put there.
     pub fn room(&mut self) -> &mut [u8] {
-        match self.fragments.get(self.filling) {
-            // SAFETY: these bytes were reserved for this landing, behind a fragment's header; until a head is published they are nobody
-            // else's, and their segment is not reused, as they count as live. The borrow of `self` keeps them apart from `pieces`.
-            Some(fragment) => unsafe {
-                self.region.bytes_mut(fragment.piece_at() + self.filled, fragment.len - self.filled)
-            },
-            None => &mut [],
-        }
+        let (at, len) = self.vacant();
+        // SAFETY: see there. The borrow of `self` keeps them apart from `pieces`.
+        unsafe { self.region.bytes_mut(at, len) }
+    }
+
+    /// Where the next bytes go, and how many of them lie side by side. They were reserved for this landing, behind a fragment's header; until a
+    /// head is published they are nobody else's, and their segment is not reused, as they count as live.
+    fn vacant(&self) -> (usize, usize) {
+        let filling = self.fragments.get(self.filling);
+        filling.map_or((0, 0), |fragment| (fragment.piece_at() + self.filled, fragment.len - self.filled))
     }
 
     /// So many bytes of the [room](Landing::room) were filled: whoever gets the value will see what is there.
@@ -148,9 +150,10 @@ impl Landing {
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() && self.missing > 0 {
-            let room = self.room();
-            let len = room.len().min(bytes.len() - done);
-            room[..len].copy_from_slice(&bytes[done..done + len]);
+            let (at, room) = self.vacant();
+            let len = room.min(bytes.len() - done);
+            // SAFETY: see there, and nothing of it is lent while `self` is borrowed.
+            unsafe { self.region.write(at, &bytes[done..done + len]) };
             self.note_filled(len);
             done += len;
         }
