@@ -29,7 +29,7 @@ mod restart;
 mod step;
 mod write;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use flash_store::{FlashShape, FlashStore, LedgerFigures};
@@ -157,6 +157,10 @@ pub struct Cache {
     room_wanted: AtomicUsize,
     /// The tick at which a pass found nothing to free, where nothing that lives may be dropped.
     barren: AtomicU32,
+    /// Of the last 32 cleaner passes, the latest in the lowest bit, those in which somebody had to lose.
+    contests: AtomicU32,
+    /// There were many of those lately.
+    is_crowded: AtomicBool,
     /// Residence of objects on flash, in ticks, smoothed.
     horizon: AtomicU32,
     history: History,
@@ -273,6 +277,8 @@ impl Cache {
             holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
             room_wanted: AtomicUsize::new(0),
             barren: AtomicU32::new(0),
+            contests: AtomicU32::new(0),
+            is_crowded: AtomicBool::new(false),
             sample_mask: (1 << sample_bits) - 1,
             horizon: AtomicU32::new(horizon),
             history,

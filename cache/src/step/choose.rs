@@ -39,9 +39,13 @@ const LOSING_WITH_FLASH: f64 = 0.25;
 /// its bytes say nothing, and dead ones are what tells segments apart.
 const DEAD_WEIGHT: usize = 10;
 
-/// Part of a segment that has to be dead, or more, to take it for that alone: one byte is moved then for each that comes free, or less. A third instead
-/// has some more hits where much is stored, and makes large SETs a fifth dearer (docs/data-plane.md).
-const DEAD_PART: usize = 2;
+/// Part of a segment that has to be dead, or more, to take it for that alone. A fourth, as long as hardly anybody has to lose: at most three bytes are moved then
+/// for each that comes free, and what fits into memory stays there. A half, where somebody loses again and again all the same: to put that off is worth no
+/// more than a byte for a byte (docs/data-plane.md).
+const DEAD_PART: usize = 4;
+const DEAD_PART_WHERE_CROWDED: usize = 2;
+/// Of the last 32 passes, so many in which somebody lost make it crowded, until there is none among 32.
+const CONTESTS_MANY: u32 = 2;
 /// As much as so many segments hold is dead in those that are taken for that; or half of it, if there is no more.
 const DEAD_SEGMENTS: usize = 2;
 
@@ -101,6 +105,7 @@ impl Cache {
         }
         let dead = self.deadest(&candidates);
         if !dead.is_empty() {
+            self.note_contest(false);
             return Choice { segments: self.take(dead), stays: Stays::All };
         }
         if !self.settings.evict {
@@ -120,6 +125,7 @@ impl Cache {
             glances.sort_by_key(|glance| Reverse(glance.freed(glance.losing, segment_bytes)));
             (taken, Stays::Above(floors))
         };
+        self.note_contest(dead == 0);
         for glance in glances.iter().skip(taken) {
             self.memory.put_back(glance.id);
         }
@@ -151,8 +157,19 @@ impl Cache {
         if sum < wanted / 2 { 0 } else { taken }
     }
 
+    /// What has to be dead of a segment, to take it for that alone.
     fn dead_at_least(&self) -> usize {
-        if self.settings.evict { self.memory.shape().segment_bytes / DEAD_PART } else { 1 }
+        let is_crowded = self.is_crowded.load(Ordering::Relaxed);
+        let part = if is_crowded { DEAD_PART_WHERE_CROWDED } else { DEAD_PART };
+        if self.settings.evict { self.memory.shape().segment_bytes / part } else { 1 }
+    }
+
+    /// Notes whether somebody loses in this pass. It is crowded from a few such passes on until there is none among so many.
+    fn note_contest(&self, is_one: bool) {
+        let latest = self.contests.load(Ordering::Relaxed) << 1 | u32::from(is_one);
+        self.contests.store(latest, Ordering::Relaxed);
+        let many = if self.is_crowded.load(Ordering::Relaxed) { 1 } else { CONTESTS_MANY };
+        self.is_crowded.store(latest.count_ones() >= many, Ordering::Relaxed);
     }
 
     /// Takes some of all segments, others each time: what has expired in them, or was flushed, nobody has counted as dead yet.
