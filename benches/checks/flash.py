@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 
-from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, exactly, free_port, scratch
+from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, exactly, free_port, scratch, stats
 from .load import fill, peer
 
 WORKLOADS = pathlib.Path(os.environ.get("FLASHARE_WORKLOADS", ROOT.parent / "shared/workloads"))
@@ -70,7 +70,7 @@ def extstore(quick):
             before = server.status_kib("VmRSS")
             fill(server, "--keys", keys, "--value-bytes", 600, "--rate", 30_000 if quick else 50_000)
             time.sleep(2)
-            held = int(stats(server.port, b"stats\r\n")["curr_items"])
+            held = int(stats(server.port)["curr_items"])
             ours = (server.status_kib("VmRSS") - before) * 1024 / held
     return [Row(f"extstore: DRAM bytes an object, of {held:,} objects of 600 B that it held", f"{ours:.0f}", "stated", True)]
 
@@ -112,13 +112,6 @@ def device_writes(quick):
     ]
 
 
-def stats(port, command=b"stats flash\r\n"):
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.sendall(command)
-        rows = iter(connection.makefile("r").readline, "END\n")
-        return dict(row.split(" ", 2)[1:] for row in map(str.strip, rows))
-
-
 def first_answer(command):
     """Starts a server; returns it, and the seconds until it answered a get."""
     began = time.monotonic()
@@ -147,7 +140,7 @@ def restarts(quick):
         process, _ = first_answer(command)
         server = type("Running", (), {"port": port, "process": process})
         fill(server, "--keys", size * 1000, "--value-bytes", 1000)
-        held = int(stats(port)["objects"])
+        held = int(stats(port, "flash")["objects"])
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -159,9 +152,9 @@ def restarts(quick):
         def search(command):
             began = time.monotonic()
             process, first = first_answer(command)
-            while stats(port)["recovering_segments"] != "0":
+            while stats(port, "flash")["recovering_segments"] != "0":
                 time.sleep(0.01)
-            return process, first, time.monotonic() - began, int(stats(port)["recovered_objects"])
+            return process, first, time.monotonic() - began, int(stats(port, "flash")["recovered_objects"])
 
         reading = statistics.median(read_whole() for _ in range(3))
         process, first, whole, came = search(command)
@@ -172,7 +165,7 @@ def restarts(quick):
         process.wait()
         stop = time.monotonic() - began
         process, first = first_answer(command)
-        held = int(stats(port)["objects"])
+        held = int(stats(port, "flash")["objects"])
         rows.append(at_most(f"restart after a clean stop (which took {stop:.2f} s): seconds to the first answer, with the whole index ({held:,} objects)", first, 1.0))
         process.terminate()
         process.wait()

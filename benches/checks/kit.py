@@ -112,6 +112,15 @@ class Server:
             self.process.wait()
 
 
+def stats(port, what=""):
+    """What `stats WHAT` says, by name."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(f"stats {what}".rstrip().encode() + b"\r\n")
+        lines = iter(connection.makefile("r").readline, "END\n")
+        pairs = (line.strip().split(" ", 2)[1:] for line in lines)
+        return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
+
+
 def trace_tool(*arguments, cpu=None):
     """Runs flashare-trace, on one core if that is said; returns what it wrote with --json."""
     with tempfile.NamedTemporaryFile(suffix=".json") as out:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from .kit import BIN, ROOT, Row, Server, at_least, at_most, beginning, build, equal_tenants, free_port, scratch, trace_tool
+from .kit import BIN, ROOT, Row, Server, at_least, at_most, beginning, build, equal_tenants, free_port, scratch, stats, trace_tool
 
 
 def measure(quick):
@@ -130,18 +130,6 @@ def cleaner(folder, trace, dram):
     ours, exact = (simulate(trace, dram, *more)["hit_ratio"] * 100 for more in ([], ["--exact-order"]))
     what = f"mt-a, {dram} MiB: hit ratio {ours:.2f} % below that of passes over everything, {exact:.2f} %"
     return [*rows, at_most(what, exact - ours, 0.3, "{:.2f}", " points")]
-
-
-def stats(port, what):
-    import socket
-
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.sendall(f"stats {what}\r\n".encode())
-        text = b""
-        while not text.endswith(b"END\r\n"):
-            text += connection.recv(65536)
-    pairs = (line.split(" ", 2)[1:] for line in text.decode().splitlines() if line.startswith("STAT "))
-    return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
 
 
 def many(folder, quick):

@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from checks.kit import BIN, Server, build  # noqa: E402
+from checks.kit import BIN, Server, build, stats  # noqa: E402
 from checks.load import peer  # noqa: E402
 
 ENTRY_BYTES = 60  # of key and header
@@ -48,11 +48,6 @@ class Client:
     def missing(self, keys):
         batches = (keys[begin : begin + BATCH] for begin in range(0, len(keys), BATCH))
         return [key for batch in batches for key, line in zip(batch, self.send([b"mg %s k\r\n" % key for key in batch])) if line[:2] != b"HD"]
-
-    def stat(self, name):
-        self.socket.sendall(b"stats\r\n")
-        lines = [line.split() for line in iter(self.replies.readline, b"END\r\n")]
-        return int(next(line[2] for line in lines if line[1].decode() == name))
 
 
 def names(prefix, begin, end):
@@ -139,7 +134,7 @@ def main():
                 client = Client(process.port)
                 kept = load(client, arguments.memory << 20, *parameters)
                 cpu = process.cpu_seconds() / client.requests * 1e6
-                row[server] = {"kept": kept, "evictions": client.stat("evictions"), "cpu_us": cpu}
+                row[server] = {"kept": kept, "evictions": int(stats(process.port)["evictions"]), "cpu_us": cpu}
         rows.append(row)
         ours, theirs = row["flashare"], row["memcached"]
         pairs = [("kept", "{:.2%}"), ("evictions", "{:,}"), ("cpu_us", "{:.2f}")]
