@@ -195,12 +195,23 @@ struct Hands {
     dice: u64,
     /// Whose hits on flash it answered lately.
     hot: HotOnFlash,
+    /// Whose change could not be decided lately, since DRAM has no place for what flash has of it.
+    unpromoted: Option<u64>,
 }
 
 impl Hands {
     fn roll(&mut self) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.dice)
+    }
+
+    /// What a change waits for that depends on what flash has: that it is read, unless it was read and found no place.
+    #[cold]
+    fn needs_flash(&mut self, read: FlashRead) -> Needs {
+        if self.unpromoted.take_if(|hash| *hash == read.hash).is_some() {
+            return Needs::Full;
+        }
+        Needs::Flash(read)
     }
 
     fn count(&self, tenant: u16, count: Count) {
@@ -354,7 +365,16 @@ impl Cache {
         let dice = mix(self.settings.seed ^ workers.len() as u64);
         Worker {
             participant: self.memory.join(),
-            hands: Hands { writer, counters, accesses: 0, accesses_a_report: 0, tick: 0, dice, hot: HotOnFlash::new() },
+            hands: Hands {
+                writer,
+                counters,
+                accesses: 0,
+                accesses_a_report: 0,
+                tick: 0,
+                dice,
+                hot: HotOnFlash::new(),
+                unpromoted: None,
+            },
         }
     }
 

@@ -126,7 +126,7 @@ impl Turn<'_> {
         if live.is_none()
             && let Some(read) = cache.flash_read(tenant, key, hash)
         {
-            return Err(Needs::Flash(read));
+            return Err(hands.needs_flash(read));
         }
         let counted = if fetching.expiry.is_some() { Count::Touches } else { Count::Gets };
         let Some(object) = live else {
@@ -165,12 +165,12 @@ impl Turn<'_> {
 
     /// Looks a key up without counting or noting it. What is on flash comes to DRAM first.
     pub fn peek(&mut self, tenant: u16, key: &[u8]) -> Result<Option<(Object<'_>, Seen)>, Needs> {
-        let Turn { cache, guard, .. } = self;
+        let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
         let hash = cache.memory.hash(tenant, key);
         match (cache.live(guard, tenant, key, hash), cache.flash_read(tenant, key, hash)) {
             (Some(object), _) => Ok(Some((object, cache.seen(&object)))),
-            (None, Some(read)) => Err(Needs::Flash(read)),
+            (None, Some(read)) => Err(hands.needs_flash(read)),
             (None, None) => Ok(None),
         }
     }

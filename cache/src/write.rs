@@ -63,7 +63,7 @@ impl Turn<'_> {
             && (mode != Mode::Set || storing.compare.is_some())
             && let Some(read) = cache.flash_read(tenant, key, hash)
         {
-            return Err(Needs::Flash(read));
+            return Err(hands.needs_flash(read));
         }
         let mut writing =
             Writing { tenant, key, client_flags, expiry, unique: storing.unique, stale: false, won: false };
@@ -109,7 +109,7 @@ impl Turn<'_> {
         let live = old.filter(|old| cache.is_dead(tenant, key, old.version(), old.expiry()).is_none());
         let Some(live) = live else {
             if let Some(read) = cache.flash_read(tenant, key, hash) {
-                return Err(Needs::Flash(read));
+                return Err(hands.needs_flash(read));
             }
             let Some((number, expiry)) = counting.create else {
                 hands.count(tenant, misses);
@@ -149,7 +149,7 @@ impl Turn<'_> {
         let lock = cache.memory.lock(hash);
         let Some(live) = cache.live(guard, tenant, key, hash) else {
             if let Some(read) = cache.flash_read(tenant, key, hash) {
-                return Err(Needs::Flash(read));
+                return Err(hands.needs_flash(read));
             }
             hands.count(tenant, Count::DeleteMisses);
             return Ok(Removed::Unknown);
@@ -192,7 +192,7 @@ impl Turn<'_> {
         if live.is_none()
             && let Some(read) = cache.flash_read(tenant, key, hash)
         {
-            return Err(Needs::Flash(read));
+            return Err(hands.needs_flash(read));
         }
         if let Some(live) = live {
             live.set_expiry(expiry);
@@ -248,7 +248,11 @@ impl Turn<'_> {
     }
 
     /// Brings the object that was read from flash back to DRAM, so that a change can be decided. Where the read shows that
-    /// flash does not hold the key, what could be mistaken for it is hidden. Returns what is still to be read, if anything.
+    /// flash does not hold the key, what could be mistaken for it is hidden. The change can be tried again then, and also if DRAM is full: it is
+    /// told so.
+    ///
+    /// # Errors
+    /// What is still to be read, or that there is no room yet, or none to be had.
     pub fn promote(&mut self, mut read: FlashRead, pages: Option<&[Page]>) -> Result<(), Needs> {
         let Turn { cache, guard, hands } = self;
         let (cache, guard): (&Cache, &log_memory::Turn<'_>) = (cache, guard);
@@ -276,8 +280,9 @@ impl Turn<'_> {
             // it comes because a client asks for it, who may also ask when it was used last
             object.access.last = cache.clock.tick_at(record.head.accessed);
             object.access.reads = record.head.reads.min(1);
-            let at = cache.append(hands, read.hash, &object)?;
-            cache.publish(guard, &lock, at, old);
+            let appended = cache.append(hands, read.hash, &object);
+            hands.unpromoted = matches!(appended, Err(Needs::Full)).then_some(read.hash);
+            cache.publish(guard, &lock, appended?, old);
         }
         flash.hide(read.hash, read.tenant, &read.key);
         Ok(())

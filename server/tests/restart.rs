@@ -96,6 +96,39 @@ fn content_outlives_other_sizes() {
     running.stop();
 }
 
+/// Under -M, what lies on flash can be read when DRAM is full, and whoever would change it is told that there is no memory for that.
+#[test]
+fn a_change_of_what_flash_has_is_refused_where_dram_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, _) = stopped(folder.path(), 6_000);
+    let (running, mut client) = begin(&flash, &["-M"]);
+    let value = "x".repeat(500);
+    let is_refused = |client: &mut Client, key: usize, value: &str| {
+        client.send(format!("set new{key} 0 0 {}\r\n{value}\r\n", value.len()).as_bytes());
+        client.read_until("\r\n") == "SERVER_ERROR out of memory storing object\r\n"
+    };
+    assert!((0..100_000).any(|n| is_refused(&mut client, n, &value)));
+    let key = (0..6_000).rev().find(|n| {
+        client.send(format!("get key{n}\r\n").as_bytes());
+        client.read_until("END\r\n") != "END\r\n"
+    });
+    let key = key.expect("something of it is on flash");
+    for change in [
+        "append KEY 0 0 2\r\nab\r\n",
+        "incr KEY 1\r\n",
+        "touch KEY 100\r\n",
+        "gat 100 KEY\r\n",
+        "ms KEY 2 MA\r\nab\r\n",
+    ] {
+        client.send(change.replace("KEY", &format!("key{key}")).as_bytes());
+        let answer = client.read_until("\r\n");
+        assert!(answer.starts_with("SERVER_ERROR out of memory"), "{change:?}: {answer:?}");
+    }
+    let kept = format!("{key:06}").repeat(100);
+    client.expect(&format!("get key{key}\r\n"), &format!("VALUE key{key} {} 600\r\n{kept}\r\nEND\r\n", key % 5));
+    running.stop();
+}
+
 fn wait_until_found(client: &mut Client) {
     for _ in 0..600 {
         client.send(b"stats flash\r\n");

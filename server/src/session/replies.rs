@@ -203,8 +203,8 @@ impl Connection {
         if self.pause == Pause::Change(slot) {
             self.pause = Pause::None;
             match turn.promote(read, pages) {
-                Ok(()) => {}
-                Err(cache::Needs::Room | cache::Needs::Full) => self.pause = Pause::Room,
+                Ok(()) | Err(cache::Needs::Full) => {} // the request is served again, and answered
+                Err(cache::Needs::Room) => self.pause = Pause::Room,
                 Err(cache::Needs::Flash(next)) => {
                     self.replies.ask(slot, next);
                     self.pause = Pause::Change(slot);
