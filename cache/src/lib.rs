@@ -155,8 +155,10 @@ pub struct Cache {
     sample_mask: u64,
     /// Segments that a large object found missing, besides the usual.
     room_wanted: AtomicUsize,
-    /// The tick at which a pass found nothing to free, where nothing that lives may be dropped.
+    /// Where nothing that lives may be dropped: the tick at which a pass for somebody who waited for room found none.
     barren: AtomicU32,
+    /// And at which one that nobody waited for did.
+    at_rest: AtomicU32,
     /// Of the last 32 cleaner passes, the latest in the lowest bit, those in which somebody had to lose.
     contests: AtomicU32,
     /// There were many of those lately.
@@ -288,6 +290,7 @@ impl Cache {
             holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
             room_wanted: AtomicUsize::new(0),
             barren: AtomicU32::new(0),
+            at_rest: AtomicU32::new(0),
             contests: AtomicU32::new(0),
             is_crowded: AtomicBool::new(false),
             sample_mask: (1 << sample_bits) - 1,

@@ -237,6 +237,31 @@ fn a_full_log_without_eviction_refuses_and_keeps() {
     assert!((stored / 4..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
 }
 
+/// Nobody asks for anything but stores that are refused: time alone makes room, as what is there expires.
+#[test]
+fn a_full_log_without_eviction_has_room_again_for_what_expires() {
+    let rig = Rig::new(CacheSettings { evict: false, ..CacheSettings::for_memory(2 << 20) });
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    let mut number = 0;
+    let mut is_stored = |second: u32, expiry: u32| {
+        rig.cache.advance(second);
+        number += 1;
+        let key = format!("k{number}");
+        let storing = Storing { expiry, ..Storing::new(Mode::Set, key.as_bytes(), &[1; 500]) };
+        loop {
+            match rig.cache.turn(&mut worker).store(0, &storing) {
+                Ok(stored) => return matches!(stored, Stored::Yes(_)),
+                Err(cache::Needs::Room) => rig.step(&mut background),
+                Err(cache::Needs::Full) => return false,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    };
+    while is_stored(10, 20) {}
+    assert!((0..100).all(|_| !is_stored(10, 20)));
+    assert!((21..40).any(|second| is_stored(second, 0)), "all has expired");
+}
+
 /// Stores, and takes a step if one is due.
 fn store_and_step(
     rig: &Rig,

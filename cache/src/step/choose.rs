@@ -97,7 +97,12 @@ impl Glance {
 }
 
 impl Cache {
-    pub(super) fn choose_segments(&self, background: &mut Background, appraisal: &mut Appraisal<'_>) -> Choice {
+    pub(super) fn choose_segments(
+        &self,
+        background: &mut Background,
+        appraisal: &mut Appraisal<'_>,
+        for_somebody: bool,
+    ) -> Choice {
         let segment_bytes = self.memory.shape().segment_bytes;
         let candidates = self.memory.candidates();
         if self.settings.exact_order {
@@ -110,8 +115,7 @@ impl Cache {
         }
         if !self.settings.evict {
             // it is searched for as long as somebody has use for it: it may be all of memory, in vain
-            let somebody_waits = self.room_wanted.load(Ordering::Relaxed) > 0;
-            let segments = if somebody_waits { self.next_in_turn(background, &candidates) } else { Vec::new() };
+            let segments = if for_somebody { self.next_in_turn(background, &candidates) } else { Vec::new() };
             return Choice { segments, stays: Stays::All };
         }
         let taken = (candidates.len() / 4).clamp(TAKEN_FOR_EACH_FREED, self.taken_max()).min(candidates.len());

@@ -41,7 +41,8 @@ struct Census {
 impl Cache {
     pub(super) fn clean_pass(&self, background: &mut Background, device: Option<&dyn Device>) {
         let mut appraisal = Appraisal::new(self);
-        let choice = self.choose_segments(background, &mut appraisal);
+        let for_somebody = self.somebody_waits_for_room();
+        let choice = self.choose_segments(background, &mut appraisal, for_somebody);
         let chosen = &choice.segments;
         if chosen.is_empty() && self.settings.evict {
             return;
@@ -49,8 +50,9 @@ impl Cache {
         let segment_bytes = self.memory.shape().segment_bytes;
         let mut census = self.take_census(background, &mut appraisal, chosen);
         if !self.settings.evict && census.live_bytes + segment_bytes > chosen.len() * segment_bytes {
-            // too little is dead to make room of it
-            self.barren.store(self.clock.tick(), Ordering::Relaxed);
+            // too little is dead to make room of it; what has expired was not looked for unless somebody waits
+            let found_nothing = if for_somebody { &self.barren } else { &self.at_rest };
+            found_nothing.store(self.clock.tick(), Ordering::Relaxed);
             chosen.iter().for_each(|id| self.memory.put_back(*id));
             return;
         }

@@ -108,12 +108,20 @@ impl Cache {
     }
 
     fn is_short(&self) -> bool {
-        self.memory.segments_free() < self.segments_low() && self.can_make_room()
+        self.memory.segments_free() < self.segments_low()
+            && self.can_make_room()
+            && (self.settings.evict
+                || self.somebody_waits_for_room()
+                || self.at_rest.load(Ordering::Relaxed) != self.clock.tick())
     }
 
-    /// Whether a cleaner pass frees anything: always, where it may drop what lives; else unless one of this tick has found too little dead.
+    /// Whether a cleaner pass frees anything: always, where it may drop what lives; else unless one of this tick has searched in vain.
     pub(crate) fn can_make_room(&self) -> bool {
         self.settings.evict || self.barren.load(Ordering::Relaxed) != self.clock.tick()
+    }
+
+    fn somebody_waits_for_room(&self) -> bool {
+        self.room_wanted.load(Ordering::Relaxed) > 0
     }
 
     /// Free segments that are enough: a few, and as many as a large object is waiting for.
