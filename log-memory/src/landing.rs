@@ -115,11 +115,13 @@ impl Landing {
         value_bytes(&self.fragments)
     }
 
-    /// Where the next bytes go: as many as lie in one run; none when all have come. [Note](Landing::note_filled) what was put there.
-    pub fn room(&mut self) -> &mut [u8] {
-        let (at, len) = self.vacant();
-        // SAFETY: see there. The borrow of `self` keeps them apart from `pieces`.
-        unsafe { self.region.bytes_mut(at, len) }
+    /// Where the next bytes go: what is left of the fragment that is being filled, and then whole fragments; none when all have come.
+    /// [Note](Landing::note_filled) how much was put there.
+    pub fn rooms(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let (first, behind) = (self.vacant(), self.fragments.iter().skip(self.filling + 1));
+        let vacant = std::iter::once(first).chain(behind.map(|fragment| (fragment.piece_at(), fragment.len)));
+        // SAFETY: see `vacant`; no two fragments share a byte. The borrow of `self` keeps them apart from `pieces`.
+        vacant.filter(|(_, len)| *len > 0).map(|(at, len)| unsafe { self.region.bytes_mut(at, len) })
     }
 
     /// Where the next bytes go, and how many of them lie side by side. They were reserved for this landing, behind a fragment's header; until a
@@ -129,20 +131,19 @@ impl Landing {
         filling.map_or((0, 0), |fragment| (fragment.piece_at() + self.filled, fragment.len - self.filled))
     }
 
-    /// So many bytes of the [room](Landing::room) were filled: whoever gets the value will see what is there.
+    /// So many bytes of the [rooms](Landing::rooms), from the first on, were filled: whoever gets the value will see what is there.
     ///
     /// # Panics
     /// There is not so much room.
     pub fn note_filled(&mut self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        self.filled += bytes;
+        assert!(bytes <= self.missing, "more was filled than there was room");
         self.missing -= bytes;
-        let len = self.fragments[self.filling].len;
-        assert!(self.filled <= len, "more was filled than there was room");
-        if self.filled == len {
-            (self.filling, self.filled) = (self.filling + 1, 0);
+        self.filled += bytes;
+        while let Some(fragment) = self.fragments.get(self.filling)
+            && self.filled >= fragment.len
+        {
+            self.filled -= fragment.len;
+            self.filling += 1;
         }
     }
 

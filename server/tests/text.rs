@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::Server;
@@ -395,4 +396,45 @@ fn a_pipeline_of_gets_in_both_dialects_sees_what_lies_between_them() {
     client.expect(&requests, &answers);
     // those whose flags are wrong, and the one without a key, do not count
     assert_eq!(client.stats("")["cmd_meta"], "10");
+}
+
+/// Where memory is short, who waits for it goes before who comes later: few batches of stores are overtaken by many times as many as there
+/// are clients.
+#[test]
+fn who_waits_for_memory_is_not_overtaken_again_and_again() {
+    const CLIENTS: usize = 24;
+    const BATCHES: usize = 150;
+    let server = Server::start(0, &["-m", "32", "-t", "1"]);
+    let done = AtomicUsize::new(0);
+    let value = "x".repeat(12_000);
+    // of each batch of a client: how many of the others were done meanwhile
+    let overtaken = |client: usize| {
+        let mut connection = server.client();
+        (0..BATCHES)
+            .map(|batch| {
+                let key = |n| format!("k{client}:{n}:{}", batch % 20);
+                let sets: String = (0..16).map(|n| format!("set {} 0 0 12000\r\n{value}\r\n", key(n))).collect();
+                let before = done.load(Ordering::Relaxed);
+                connection.send(sets.as_bytes());
+                assert_eq!(connection.read_until(&"STORED\r\n".repeat(16)).len(), 128);
+                done.fetch_add(1, Ordering::Relaxed) - before
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut all = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let overtaken = &overtaken;
+                scope.spawn(move || overtaken(client))
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    all.sort_unstable();
+    // where the clients themselves are slow one of the two may be so, but not both
+    let (half, late) = (all[all.len() / 2], all[all.len() * 49 / 50]);
+    let what = format!(
+        "half of the batches were overtaken by fewer than {half} of {CLIENTS} clients', one in fifty by {late}"
+    );
+    assert!(half >= CLIENTS / 2 || late < 4 * CLIENTS, "{what}");
 }

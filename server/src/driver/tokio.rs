@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Mutex, Notify};
 
 use super::flash_reads::Arrived;
 use super::udp::{self, UdpListener};
@@ -29,6 +30,10 @@ pub(super) struct Context {
     pub(super) parts: WorkerParts,
     worker: RefCell<cache::Worker>,
     scratch: RefCell<Vec<u8>>,
+    /// Whose turn it is of those who wait for memory, in the order in which they came.
+    turn: Mutex<()>,
+    /// Told that somebody else comes: who has the turn goes before that.
+    newcomer: Notify,
 }
 
 /// Starts a worker.
@@ -40,7 +45,7 @@ pub(crate) fn start(number: usize, mut parts: WorkerParts) -> io::Result<Worker>
         let worker = RefCell::new(parts.cache.worker());
         let scratch = RefCell::new(vec![0; RECEIVE_BYTES]);
         let udp = parts.udp.take();
-        let context = Rc::new(Context { parts, worker, scratch });
+        let context = Rc::new(Context { parts, worker, scratch, turn: Mutex::new(()), newcomer: Notify::new() });
         runtime.block_on(tokio::task::LocalSet::new().run_until(work(context, incoming, udp)));
     })?;
     Ok(Worker { handover: Handover::Tokio(accepted), thread })
@@ -89,8 +94,18 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
     let idle = Duration::from_secs(u64::from(server.config.options.idle_secs));
     let mut active = Instant::now();
     let mut held = None;
+    let (mut waits, mut turn) = (None, None);
     loop {
+        if turn.is_none() && context.turn.try_lock().is_err() {
+            context.newcomer.notify_one();
+            tokio::task::yield_now().await;
+        }
         context.serve(connection, &arrived);
+        if !connection.is_stalled() {
+            (waits, turn) = (None, None);
+        } else if waits.is_none() && turn.is_none() {
+            waits = Some(Box::pin(context.turn.lock()));
+        }
         if !connection.can_go_on() || connection.unsent() >= SEND_BYTES {
             send(context, wire, connection)?;
         }
@@ -113,7 +128,11 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
                     return Ok(());
                 }
             }
-            () = tokio::time::sleep(STALL), if connection.is_stalled() => {}
+            taken = async { waits.as_mut().expect("asked for only then").await }, if waits.is_some() => {
+                (waits, turn) = (None, Some(taken));
+            }
+            () = context.newcomer.notified(), if turn.is_some() => {}
+            () = tokio::time::sleep(STALL), if turn.is_some() => {}
             () = tokio::time::sleep_until(held.unwrap_or(active).into()), if held.is_some() => connection.hear_again(),
             () = tokio::time::sleep(WATCH_SLEEP), if connection.is_watching() => connection.pump(),
             () = tokio::time::sleep_until((active + idle).into()), if !idle.is_zero() && !connection.is_watching() => {

@@ -77,24 +77,21 @@ impl Arrived<'_> {
 }
 
 impl Connection {
-    /// Whether a value is landing: what comes next belongs to its [room](Connection::lend_room).
+    /// Whether a value is landing: what comes next belongs to its [rooms](Connection::lend_rooms).
     pub(crate) fn awaits_value(&self) -> bool {
         self.landing.as_ref().is_some_and(|landing| landing.missing() > 0)
     }
 
-    /// Lends room for the next bytes of the value that is landing, and tells whether that is for all that is missing. Nothing is served until it is
-    /// [taken back](Connection::take_back_room).
-    pub(crate) fn lend_room(&mut self) -> (&mut [u8], bool) {
+    /// Lends rooms for the next bytes of the value that is landing, and tells how many are missing. Nothing is served until they are
+    /// [taken back](Connection::take_back_rooms).
+    pub(crate) fn lend_rooms(&mut self) -> (usize, impl Iterator<Item = &mut [u8]>) {
         self.lent = true;
-        let Some(landing) = &mut self.landing else { return (&mut [], false) };
-        let missing = landing.missing();
-        let room = landing.room();
-        let is_all = room.len() == missing;
-        (room, is_all)
+        let missing = self.landing.as_ref().map_or(0, Landing::missing);
+        (missing, self.landing.iter_mut().flat_map(Landing::rooms))
     }
 
     /// Takes back what was lent: `filled` bytes were put there, and these have come behind the value.
-    pub(crate) fn take_back_room(&mut self, filled: usize, behind: &[u8]) {
+    pub(crate) fn take_back_rooms(&mut self, filled: usize, behind: &[u8]) {
         self.lent = false;
         if let Some(landing) = &mut self.landing {
             landing.note_filled(filled);

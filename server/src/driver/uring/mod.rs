@@ -231,6 +231,10 @@ impl Uring {
         loop {
             self.ring.submit(self.wait())?;
             self.ring.take_answers(&mut answers);
+            // before whoever comes now: they would find the memory gone again
+            for id in std::mem::take(&mut self.stalled) {
+                self.list(id);
+            }
             for answer in answers.drain(..) {
                 self.take(answer)?;
             }
@@ -398,7 +402,7 @@ impl Uring {
         client.active = Instant::now();
         let bytes = usize::try_from(result).unwrap_or(0);
         let (filled, behind) = client.rest.as_ref().map_or((0, &[][..]), |rest| rest.filled(bytes));
-        client.connection.take_back_room(filled, behind);
+        client.connection.take_back_rooms(filled, behind);
         self.bytes_read += bytes as u64;
         if bytes == 0 {
             client.note_none_received(result);
@@ -470,9 +474,6 @@ impl Uring {
 
     /// Lists those who wait for time to pass.
     fn look_after_waiting(&mut self) -> io::Result<()> {
-        for id in std::mem::take(&mut self.stalled) {
-            self.list(id);
-        }
         while let Some(&Reverse((until, id))) = self.held.peek()
             && until <= Instant::now()
         {
@@ -594,10 +595,12 @@ impl Uring {
             None if !wants_input || client.ended => {}
             None if awaits_value => {
                 client.receiving = Some(RECEIVE_VALUE);
-                let (room, is_all) = client.connection.lend_room();
-                let rest = client.rest.insert(Rest::of(room, is_all));
-                // SAFETY: the room is lent until the answer, and the client, whose it is as the rest is, is kept until then.
-                unsafe { self.ring.receive_rest(socket, rest, id * KINDS + RECEIVE_VALUE)? };
+                // where idle clients are ended, whoever sends a value slowly has to be seen sending
+                let until_full = self.parts.server.config.options.idle_secs == 0;
+                let (missing, rooms) = client.connection.lend_rooms();
+                let rest = client.rest.insert(Rest::of(missing, rooms));
+                // SAFETY: the rooms are lent until the answer, and the client, whose it is as the rest is, is kept until then.
+                unsafe { self.ring.receive_rest(socket, rest, until_full, id * KINDS + RECEIVE_VALUE)? };
             }
             None => {
                 (client.receiving, client.receives_on) = (Some(RECEIVE), !awaits_line);

@@ -83,29 +83,49 @@ impl Message {
     }
 }
 
+/// Bytes of a value that are asked for at a time, if they lie in several pieces: the others wait for that long.
+const REST_BYTES: usize = 128 << 10;
+/// Pieces that are.
+const REST_PIECES: usize = 4;
+
 /// Where the rest of a value goes, and the line end behind it, as the kernel wants it described. It stays in place until the answer.
 pub(super) struct Rest {
     header: libc::msghdr,
-    slices: [libc::iovec; 2],
+    slices: [libc::iovec; REST_PIECES + 1],
+    /// Bytes of the rooms.
+    room: usize,
     line_end: [u8; 2],
 }
 
 impl Rest {
-    /// Describes `room`, and, if that is all the room there is, what comes behind it.
-    pub(super) fn of(room: &mut [u8], is_all: bool) -> Box<Rest> {
+    /// Describes the first of `rooms`, which have `missing` bytes in all, and, if those are all, what comes behind them.
+    pub(super) fn of<'r>(missing: usize, rooms: impl Iterator<Item = &'r mut [u8]>) -> Box<Rest> {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         // SAFETY: a message header of zeros names nothing.
         let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let room = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-        let mut rest = Box::new(Rest { header, slices: [room; 2], line_end: [0; 2] });
-        rest.slices[1] = libc::iovec { iov_base: rest.line_end.as_mut_ptr().cast(), iov_len: rest.line_end.len() };
+        let mut rest = Box::new(Rest { header, slices: [EMPTY; REST_PIECES + 1], room: 0, line_end: [0; 2] });
+        let mut count = 0;
+        for room in rooms.take(REST_PIECES) {
+            if count > 0 && rest.room + room.len() > REST_BYTES {
+                break;
+            }
+            rest.slices[count] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+            rest.room += room.len();
+            count += 1;
+        }
+        if rest.room == missing {
+            let line_end = libc::iovec { iov_base: rest.line_end.as_mut_ptr().cast(), iov_len: rest.line_end.len() };
+            rest.slices[count] = line_end;
+            count += 1;
+        }
         rest.header.msg_iov = rest.slices.as_mut_ptr();
-        rest.header.msg_iovlen = 1 + usize::from(is_all);
+        rest.header.msg_iovlen = count as _;
         rest
     }
 
-    /// Of so many bytes that came: how many of them are in the room, and those behind it.
+    /// Of so many bytes that came: how many of them are in the rooms, and those behind them.
     pub(super) fn filled(&self, bytes: usize) -> (usize, &[u8]) {
-        let filled = bytes.min(self.slices[0].iov_len);
+        let filled = bytes.min(self.room);
         (filled, &self.line_end[..bytes - filled])
     }
 }
@@ -202,15 +222,22 @@ impl Ring {
         unsafe { self.push(&entry) }
     }
 
-    /// Receives once, into what `rest` describes.
+    /// Receives once, into what `rest` describes: what there is, or until that is full.
     ///
     /// # Safety
-    /// It, and the room that it describes, stay where they are and are touched by nobody until the answer.
-    pub(super) unsafe fn receive_rest(&mut self, socket: Named, rest: &mut Rest, token: u64) -> io::Result<()> {
+    /// It, and the rooms that it describes, stay where they are and are touched by nobody until the answer.
+    pub(super) unsafe fn receive_rest(
+        &mut self,
+        socket: Named,
+        rest: &mut Rest,
+        until_full: bool,
+        token: u64,
+    ) -> io::Result<()> {
         let header = &raw mut rest.header;
-        let entry = on_file!(socket, socket => opcode::RecvMsg::new(socket, header).build()).user_data(token);
+        let flags = if until_full { libc::MSG_WAITALL as u32 } else { 0 };
+        let entry = on_file!(socket, socket => opcode::RecvMsg::new(socket, header).flags(flags).build());
         // SAFETY: the caller's promise.
-        unsafe { self.push(&entry) }
+        unsafe { self.push(&entry.user_data(token)) }
     }
 
     /// Asks for one more answer to what was asked with `other`, its last.
