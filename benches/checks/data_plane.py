@@ -102,14 +102,17 @@ def larger_values(rounds, seconds, data):
             servers = {"memcached": theirs, "flashare": ours}
             for server in servers.values():
                 fill(server, *size)
-            runs = interleaved(servers, ["--mode", "set", *size], rounds, seconds)
-            rows.append(beside_memcached(f"SET of {value_bytes:,} bytes, one at a time, continuous cleaning", runs))
+            for pipeline in (1, 16):
+                runs = interleaved(servers, ["--mode", "set", "--pipeline", pipeline, *size], rounds, seconds)
+                name = f"SET of {value_bytes:,} bytes, pipeline {pipeline}, continuous cleaning"
+                rows.append(beside_memcached(name, runs))
+                rows.append(beside_memcached(name, runs, "p99", "p99_us"))
     return rows
 
 
-def beside_memcached(name, runs):
-    name = f"{name}: CPU {middle(runs, 'flashare'):.3g} us, of memcached's {middle(runs, 'memcached'):.3g}"
-    return Row(name, f"{ratio(runs, 'flashare', 'memcached'):.3g}", "stated", True)
+def beside_memcached(name, runs, what="CPU", key="cpu_us_a_request"):
+    ours, theirs = (f"{us:,.0f}" if us >= 100 else f"{us:.3g}" for us in (middle(runs, who, key) for who in ("flashare", "memcached")))
+    return Row(f"{name}: {what} {ours} us, of memcached's {theirs}", f"{ratio(runs, 'flashare', 'memcached', key):.3g}", "stated", True)
 
 
 def told_by_prefix(rounds, seconds, keys):

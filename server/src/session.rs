@@ -182,12 +182,49 @@ impl Connection {
     /// Serves what has arrived, as far as limits and flash allow. Returns whether memory was stored, so that the cleaner may
     /// be wanted.
     pub fn serve(&mut self, cache: &Cache, worker: &mut Worker) -> bool {
+        let mut input = std::mem::take(&mut self.input);
+        let stored = self.serve_input(cache, worker, &input);
+        input.truncate(self.landed_from.take().unwrap_or(input.len()));
+        self.input = input;
+        self.make_room_for_expected();
+        self.tidy(cache);
+        stored
+    }
+
+    /// The same of bytes that have just come. They are served where they lie, if nothing is left of those before them, and what is left of them is
+    /// copied.
+    pub fn serve_received(&mut self, cache: &Cache, worker: &mut Worker, bytes: &[u8]) -> bool {
+        if !self.is_input_empty() || self.landing.is_some() {
+            self.receive(bytes);
+            return self.serve(cache, worker);
+        }
+        self.input.clear();
+        self.used = 0;
+        let stored = self.serve_input(cache, worker, bytes);
+        let end = self.landed_from.take().unwrap_or(bytes.len());
+        let left = &bytes[self.used..end];
+        self.expected = self.expected.saturating_sub(self.used);
+        (self.used, self.expected_to) = (0, 0);
+        self.make_room_for_expected();
+        self.input.extend_from_slice(left);
+        self.tidy(cache);
+        stored
+    }
+
+    /// A value that is arriving comes to its end without the input being moved.
+    fn make_room_for_expected(&mut self) {
+        if self.expected > self.input.capacity() {
+            self.input.reserve_exact(self.expected - self.input.len());
+        }
+    }
+
+    fn serve_input(&mut self, cache: &Cache, worker: &mut Worker, input: &[u8]) -> bool {
         if matches!(self.pause, Pause::Change(_) | Pause::Held(_)) || self.lent {
             return false;
         }
         #[cfg(feature = "null")]
         if self.dialect != Dialect::Binary {
-            self.answer_fixed();
+            self.answer_fixed(input);
             return false;
         }
         self.pause = Pause::None;
@@ -209,12 +246,12 @@ impl Connection {
                 self.server.yields.fetch_add(u64::from(left == 0), Ordering::Relaxed);
                 break;
             }
-            if left == end && end > 0 && self.used < self.input.len() {
+            if left == end && end > 0 && self.used < input.len() {
                 self.refuse_replies();
                 break;
             }
             left -= 1;
-            if !self.serve_one(cache, &mut turn, &mut stored) {
+            if !self.serve_one(cache, &mut turn, input, &mut stored) {
                 break;
             }
         }
@@ -228,45 +265,36 @@ impl Connection {
             };
             peer.note(doing, (self.used != before).then(|| cache.now()));
         }
-        self.tidy(cache);
         stored
     }
 
     /// Serves one request. False if nothing (more) can be served now.
-    fn serve_one(&mut self, cache: &Cache, turn: &mut Turn<'_>, stored: &mut bool) -> bool {
+    fn serve_one(&mut self, cache: &Cache, turn: &mut Turn<'_>, input: &[u8], stored: &mut bool) -> bool {
         if self.listing.is_some() {
             self.list_on(cache);
             return true;
         }
-        let skipped = self.skip.min(self.input.len() - self.used);
+        let skipped = self.skip.min(input.len() - self.used);
         self.skip -= skipped;
         self.used += skipped;
-        if self.used == self.input.len() {
+        if self.used == input.len() {
             return false;
         }
         if self.watcher.is_some() {
-            self.used = self.input.len(); // a watcher has nothing more to say
+            self.used = input.len(); // a watcher has nothing more to say
             return false;
         }
         if self.dialect == Dialect::Auto {
-            let is_binary = self.input[self.used] == protocol::binary::REQUEST_MAGIC;
+            let is_binary = input[self.used] == protocol::binary::REQUEST_MAGIC;
             self.dialect = if is_binary { Dialect::Binary } else { Dialect::Ascii };
         }
-        let input = std::mem::take(&mut self.input);
         let before = if cache.registry().has_limits() { self.replies.bytes() } else { 0 };
         let goes_on = match self.dialect {
-            Dialect::Binary => self.serve_frame(cache, turn, &input, stored),
-            _ if !self.authenticated => self.serve_login(cache, &input),
-            _ => self.serve_line(cache, turn, &input, stored),
+            Dialect::Binary => self.serve_frame(cache, turn, input, stored),
+            _ if !self.authenticated => self.serve_login(cache, input),
+            _ => self.serve_line(cache, turn, input, stored),
         };
-        self.input = input;
-        if let Some(end) = self.landed_from.take() {
-            self.input.truncate(end);
-        }
         self.charge(cache, before);
-        if self.expected > self.input.capacity() {
-            self.input.reserve_exact(self.expected - self.input.len());
-        }
         goes_on
     }
 

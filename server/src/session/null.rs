@@ -4,10 +4,10 @@ use super::Connection;
 
 impl Connection {
     /// The null server: a value of 100 bytes for each key that a line asks for, without a look at it.
-    pub(super) fn answer_fixed(&mut self) {
+    pub(super) fn answer_fixed(&mut self, input: &[u8]) {
         const VALUE: [u8; 100] = [b'0'; 100];
-        while let Some(end) = memchr::memchr(b'\n', &self.input[self.used..]) {
-            let line = &self.input[self.used..self.used + end];
+        while let Some(end) = memchr::memchr(b'\n', &input[self.used..]) {
+            let line = &input[self.used..self.used + end];
             let (first, keys) = (line[0], line.iter().filter(|byte| **byte == b' ').count());
             self.used += end + 1;
             let out = self.replies.out();
@@ -28,10 +28,6 @@ impl Connection {
                 b'm' => out.extend_from_slice(b"MN\r\n"),
                 _ => {}
             }
-        }
-        if self.used == self.input.len() {
-            self.input.clear();
-            self.used = 0;
         }
     }
 }

@@ -11,7 +11,7 @@ use io_uring::types::BufRingEntry;
 /// Bytes of a buffer: a pipeline of small requests, or a piece of a value.
 pub(super) const BUFFER_BYTES: usize = 16 << 10;
 /// Buffers. A power of two. They are given back as soon as they are read, so more would only wait in memory.
-const BUFFERS: u16 = 64;
+pub(super) const BUFFERS: u16 = 64;
 /// What receives name as their source of buffers.
 pub(super) const GROUP: u16 = 0;
 

@@ -36,7 +36,7 @@ use crate::priority;
 use crate::session::{Connection, Slot};
 use crate::shared::Peer;
 pub(crate) use accepts::Accepts;
-use buffers::BUFFER_BYTES;
+use buffers::{BUFFER_BYTES, BUFFERS};
 use ring::{Answer, Message, Named, Rest, Ring, Wait};
 use table::Table;
 use tls::Tls;
@@ -80,6 +80,8 @@ struct Client {
     /// What describes the slices that are being sent.
     message: Option<Box<Message>>,
     connection: Connection,
+    /// The buffer with what has come, and how many bytes that is: it is served from there.
+    received: Option<(u16, usize)>,
     tls: Option<Box<Tls>>,
     peer: Option<Arc<Peer>>,
     active: Instant,
@@ -87,6 +89,8 @@ struct Client {
     receiving: Option<u64>,
     /// Its cancellation is.
     cancelling: bool,
+    /// It found no buffer, and waits until others have been given back.
+    starved: bool,
     /// It is a multishot one, or was.
     receives_on: bool,
     /// Where the rest of a value that is landing is received.
@@ -115,8 +119,8 @@ impl Client {
     /// A receive brought nothing.
     fn note_none_received(&mut self, result: i32) {
         match -result {
-            // no buffer was free, or it was cancelled: it is asked for again if it is wanted
-            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            // it is asked for again if it is wanted
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
             0 => self.ended = true,
             _ => self.over = true,
         }
@@ -168,6 +172,8 @@ struct Uring {
     ready: Vec<u64>,
     /// Clients that wait for memory.
     stalled: Vec<u64>,
+    /// Clients for which no buffer was free.
+    starved: VecDeque<u64>,
     /// Clients whose tenants have asked for too much, and until when they are not heard.
     held: BinaryHeap<Reverse<(Instant, u64)>>,
     watching: Vec<u64>,
@@ -201,6 +207,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 spare_pages: Vec::new(),
                 ready: Vec::new(),
                 stalled: Vec::new(),
+                starved: VecDeque::new(),
                 held: BinaryHeap::new(),
                 watching: Vec::new(),
                 looked_for_idle: Instant::now(),
@@ -253,6 +260,7 @@ impl Uring {
         let idle_secs = self.parts.server.config.options.idle_secs;
         let wait = match () {
             () if !self.ready.is_empty() || !self.reads_over.is_empty() || self.admitting => Wait::No,
+            () if !self.starved.is_empty() => Wait::No,
             () if !self.stalled.is_empty() => Wait::For(STALL),
             () if !self.watching.is_empty() => Wait::For(WATCH),
             () if !self.reads.is_empty() => Wait::For(READS_LOOK),
@@ -342,10 +350,12 @@ impl Uring {
             named,
             message: None,
             connection,
+            received: None,
             tls: tls.map(|session| Box::new(Tls::new(session))),
             peer,
             active: Instant::now(),
             receiving: None,
+            starved: false,
             receives_on: false,
             rest: None,
             cancelling: false,
@@ -361,28 +371,37 @@ impl Uring {
 
     fn received(&mut self, id: u64, answer: Answer) -> io::Result<()> {
         let bytes = usize::try_from(answer.result).unwrap_or(0);
+        let mut free = answer.buffer;
         if let Some(client) = self.clients.get_mut(id) {
             client.receiving = answer.more.then_some(RECEIVE);
             client.active = Instant::now();
-            let begins = client.connection.is_input_empty();
-            match answer.buffer {
-                Some(number) if !client.over => {
+            let begins = client.connection.is_input_empty() && client.received.is_none();
+            match (answer.buffer, &mut client.tls) {
+                _ if client.over => {}
+                (None, _) if answer.result == -libc::ENOBUFS => {
+                    client.starved = true;
+                    self.starved.push_back(id);
+                }
+                (None, _) => client.note_none_received(answer.result),
+                (Some(number), None) => {
                     self.bytes_read += bytes as u64;
-                    let bytes = self.ring.buffers.filled(number, bytes);
-                    match &mut client.tls {
-                        None => client.connection.receive(bytes),
-                        Some(tls) => match tls.receive(bytes, &mut client.connection) {
-                            Ok(goes_on) => client.ended |= !goes_on,
-                            Err(_) => {
-                                let failed = u64::from(tls.is_handshaking());
-                                self.parts.server.tls_errors.fetch_add(failed, Ordering::Relaxed);
-                                client.connection.close();
-                            }
-                        },
+                    let before = client.received.replace((number, bytes));
+                    if let Some((number, bytes)) = before {
+                        client.connection.receive(self.ring.buffers.filled(number, bytes));
+                    }
+                    free = before.map(|(number, _)| number);
+                }
+                (Some(number), Some(tls)) => {
+                    self.bytes_read += bytes as u64;
+                    match tls.receive(self.ring.buffers.filled(number, bytes), &mut client.connection) {
+                        Ok(goes_on) => client.ended |= !goes_on,
+                        Err(_) => {
+                            let failed = u64::from(tls.is_handshaking());
+                            self.parts.server.tls_errors.fetch_add(failed, Ordering::Relaxed);
+                            client.connection.close();
+                        }
                     }
                 }
-                Some(_) => {}
-                None => client.note_none_received(answer.result),
             }
             // more has come than a buffer holds: if it belongs to a large value, that can land before it is copied any further
             if begins && bytes == BUFFER_BYTES && client.tls.is_none() {
@@ -390,7 +409,7 @@ impl Uring {
             }
             self.list(id);
         }
-        if let Some(number) = answer.buffer {
+        if let Some(number) = free {
             self.ring.buffers.offer(number);
         }
         Ok(())
@@ -474,6 +493,14 @@ impl Uring {
 
     /// Lists those who wait for time to pass.
     fn look_after_waiting(&mut self) -> io::Result<()> {
+        // if all who found no buffer asked again at once, most would ask in vain again
+        for _ in 0..BUFFERS / 2 {
+            let Some(id) = self.starved.pop_front() else { break };
+            if let Some(client) = self.clients.get_mut(id) {
+                client.starved = false;
+                self.list(id);
+            }
+        }
         while let Some(&Reverse((until, id))) = self.held.peek()
             && until <= Instant::now()
         {
@@ -529,9 +556,15 @@ impl Uring {
     fn serve(&mut self, id: u64) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(id) else { return Ok(()) };
         client.listed = false;
-        let (parts, connection) = (&self.parts, &mut client.connection);
+        let (parts, connection, received) = (&self.parts, &mut client.connection, client.received.take());
         if !client.over {
-            let stored = connection.serve(&parts.cache, &mut self.worker);
+            let stored = match received {
+                None => connection.serve(&parts.cache, &mut self.worker),
+                Some((number, bytes)) => {
+                    let bytes = self.ring.buffers.filled(number, bytes);
+                    connection.serve_received(&parts.cache, &mut self.worker, bytes)
+                }
+            };
             if (stored || connection.is_stalled()) && parts.cache.wants_step() {
                 parts.cleaner.unpark();
             }
@@ -547,6 +580,9 @@ impl Uring {
                 unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
                 self.reads_asked += 1;
             }
+        }
+        if let Some((number, _)) = received {
+            self.ring.buffers.offer(number);
         }
         Ok(())
     }
@@ -592,7 +628,7 @@ impl Uring {
         let awaits_line = client.tls.is_none() && client.connection.has_stored_large();
         match client.receiving {
             _ if client.cancelling => {}
-            None if !wants_input || client.ended => {}
+            None if !wants_input || client.ended || client.starved => {}
             None if awaits_value => {
                 client.receiving = Some(RECEIVE_VALUE);
                 // where idle clients are ended, whoever sends a value slowly has to be seen sending
