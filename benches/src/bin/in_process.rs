@@ -77,8 +77,7 @@ fn measure(arguments: &Arguments, servers: &[&Filled], one_key: bool) -> f64 {
                         if stop.load(Ordering::Relaxed) {
                             break;
                         }
-                        connection.receive(batch.as_bytes());
-                        connection.serve(cache, &mut worker);
+                        connection.serve_received(cache, &mut worker, batch.as_bytes());
                         let sent = connection.output().len();
                         assert!(sent > arguments.pipeline * 100, "every get is a hit");
                         connection.note_sent(sent);

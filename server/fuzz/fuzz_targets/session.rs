@@ -12,4 +12,4 @@ thread_local! {
     static ARENA: RefCell<feed::Arena> = RefCell::new(feed::Arena::new());
 }
 
-fuzz_target!(|data: &[u8]| ARENA.with(|arena| arena.borrow_mut().feed(data)));
+fuzz_target!(|data: &[u8]| ARENA.with(|arena| drop(arena.borrow_mut().feed(data))));

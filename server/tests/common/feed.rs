@@ -10,6 +10,8 @@ use server::{Arrival, Config, Connection, Dialect, Driver, Flags, Server, Wanted
 const FLASH_BYTES: u64 = 16 << 20;
 /// Output that waits at most: what is begun below the limit may add one large value, or a table of stats.
 const OUTPUT_BYTES_MAX: usize = (64 << 10) + (1 << 20) + (64 << 10);
+/// Of the byte that says how a session is fed.
+pub(crate) const SERVED_IN_PLACE: u8 = 0x80;
 /// Turns without progress that mean that a session is stuck.
 const TURNS_MAX: usize = 100_000;
 
@@ -40,12 +42,15 @@ impl Arena {
         Connection::new(Arc::clone(&self.server), Arrival { tenant: None, counted: false, dialect, peer: None })
     }
 
-    /// One session's life. The first byte chooses the protocol; the second, how the rest is cut into fragments.
-    pub(crate) fn feed(&mut self, data: &[u8]) {
-        let [how, cut, bytes @ ..] = data else { return };
+    /// One session's life. The first byte chooses the protocol; the second, how the rest is cut into fragments, and whether those are served where
+    /// they lie. Returns what was answered.
+    pub(crate) fn feed(&mut self, data: &[u8]) -> Vec<u8> {
+        let [how, cut, bytes @ ..] = data else { return Vec::new() };
+        let (in_place, cut) = (cut & SERVED_IN_PLACE != 0, cut & !SERVED_IN_PLACE);
+        let mut answered = Vec::new();
         let dialect = [Dialect::Auto, Dialect::Ascii, Dialect::Binary][usize::from(*how) % 3];
         let mut connection = self.open(dialect);
-        let mut state = u64::from(*cut).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut state = u64::from(cut).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut rest = bytes;
         while !rest.is_empty() && !connection.is_closing() {
             state ^= state << 13;
@@ -57,13 +62,18 @@ impl Arena {
                 _ => 1 + (state % 97) as usize,
             };
             let (fragment, later) = rest.split_at(wanted.min(rest.len()));
-            connection.receive(fragment);
+            if in_place {
+                connection.serve_received(&self.cache, &mut self.worker, fragment);
+            } else {
+                connection.receive(fragment);
+            }
             rest = later;
-            self.settle(&mut connection);
+            answered.extend(self.settle(&mut connection));
         }
         connection.end(&self.cache);
         assert_eq!(self.cache.received_bytes(), 0, "a session that has ended holds memory");
         self.expect_service();
+        answered
     }
 
     /// Serves until nothing more can be done without further bytes. Returns what was answered.
