@@ -96,6 +96,7 @@ async fn converse(context: &Context, wire: &mut Wire, connection: &mut Connectio
     let mut held = None;
     let (mut waits, mut turn) = (None, None);
     loop {
+        // somebody waits for memory, and would find it gone again
         if turn.is_none() && context.turn.try_lock().is_err() {
             context.newcomer.notify_one();
             tokio::task::yield_now().await;
