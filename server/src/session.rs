@@ -198,8 +198,7 @@ impl Connection {
             self.receive(bytes);
             return self.serve(cache, worker);
         }
-        self.input.clear();
-        self.used = 0;
+        self.forget_served();
         let stored = self.serve_input(cache, worker, bytes);
         let end = self.landed_from.take().unwrap_or(bytes.len());
         let left = &bytes[self.used..end];

@@ -61,6 +61,15 @@ macro_rules! on_file {
     };
 }
 
+/// A slice that is not used.
+const NOWHERE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// A description that names nothing yet.
+fn no_message() -> libc::msghdr {
+    // SAFETY: zeros are a valid header, with no slices and no address.
+    unsafe { std::mem::zeroed() }
+}
+
 /// What is sent in several slices, as the kernel wants it described. It stays in place until the answer.
 pub(super) struct Message {
     header: libc::msghdr,
@@ -70,10 +79,7 @@ pub(super) struct Message {
 impl Message {
     /// Describes the slices.
     pub(super) fn of(slices: &[IoSlice<'_>]) -> Box<Message> {
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        // SAFETY: a message header of zeros names nothing.
-        let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut message = Box::new(Message { header, slices: [EMPTY; SLICES_MAX] });
+        let mut message = Box::new(Message { header: no_message(), slices: [NOWHERE; SLICES_MAX] });
         for (own, slice) in message.slices.iter_mut().zip(slices) {
             *own = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
         }
@@ -100,10 +106,8 @@ pub(super) struct Rest {
 impl Rest {
     /// Describes the first of `rooms`, which have `missing` bytes in all, and, if those are all, what comes behind them.
     pub(super) fn of<'r>(missing: usize, rooms: impl Iterator<Item = &'r mut [u8]>) -> Box<Rest> {
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        // SAFETY: a message header of zeros names nothing.
-        let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut rest = Box::new(Rest { header, slices: [EMPTY; REST_PIECES + 1], room: 0, line_end: [0; 2] });
+        let mut rest =
+            Box::new(Rest { header: no_message(), slices: [NOWHERE; REST_PIECES + 1], room: 0, line_end: [0; 2] });
         let mut count = 0;
         for room in rooms.take(REST_PIECES) {
             if count > 0 && rest.room + room.len() > REST_BYTES {
