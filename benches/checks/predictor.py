@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import subprocess
 import time
 
@@ -34,6 +35,8 @@ TRAINER_RATE = 10_000
 TRAINER_SECS = 60
 # a share of the way to an oracle that is no way off says nothing
 WAY_MIN = 0.005
+NEVER_READ = ["stored", "overwritten", "read at once"]
+NEVER_READ_STORES = 2_000_000
 
 
 def measure(quick):
@@ -54,11 +57,29 @@ def measure(quick):
                 shares += [] if share is None else [share]
                 rows += own
         rows += [] if quick else [trainer(folder)]
+        rows += [never_read(pathlib.Path(folder), kind) for kind in NEVER_READ]
     half = (len(gains) + 1) // 2
     rows.append(at_least("traces on which the predictor beats the best filter by a point", sum(gain >= 1 for gain in gains), half, "{}"))
     rows.append(at_least("traces on which it has more hits than admitting everything", sum(below <= 0 for below in near_all), half, "{}"))
     rows.append(at_least("share of the way from the best filter to the oracle, on the mean", sum(shares) / len(shares), 0.6, "{:.2f}"))
     return rows
+
+
+def never_read(folder, kind):
+    """What nobody reads once it has left DRAM: what of it is written to flash, when that is known."""
+    trace, dice = folder / "never-read.csv", random.Random(1)
+    with open(trace, "w") as out:
+        for n in range(NEVER_READ_STORES):
+            line = lambda key, op: f"{n // 4000},{key},14,1000,app,{op},0\n"
+            if kind == "stored":
+                out.write(line(f"once{n}", "set"))
+            elif kind == "overwritten":
+                out.write(line(f"again{dice.randrange(400_000)}", "set"))
+            else:
+                out.write(line(f"once{n}", "set") + line(f"once{max(n - dice.randrange(100), 0)}", "get"))
+    half = NEVER_READ_STORES * (2 if kind == "read at once" else 1) // 2
+    written = trace_tool("simulate", trace, "--dram", "64MiB", "--flash", "512MiB", "--warmup", half)["write_amplification"]
+    return at_most(f"{kind}, never read again: bytes written for each byte stored", written, 0.01, "{:.3f}")
 
 
 def synthesised(folder, name, requests, tenants):

@@ -35,7 +35,7 @@ use std::sync::{Arc, OnceLock};
 use flash_store::{FlashShape, FlashStore, LedgerFigures};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
 use parking_lot::{Mutex, RwLock};
-use predictor::{History, Kernel, Model, Observation, Plain, Quality, Sampler};
+use predictor::{Deputy, History, Kernel, Model, Observation, Quality, Sampler};
 use tenants::{LiveCurve, Memories, Registry};
 
 pub use change::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
@@ -117,8 +117,8 @@ struct Judge {
     quadratic: Option<Model>,
     /// Which of them decides.
     kernel: Kernel,
-    /// The filter that is better than that.
-    set_aside: Option<Plain>,
+    /// The filter that decides in its place: it is better than the model, or there are samples, and they made none.
+    deputy: Option<Deputy>,
 }
 
 impl Judge {
@@ -508,17 +508,17 @@ impl Cache {
                 if model.is_quadratic() { "quadratic" } else { "linear" }
             }
             ((Some(_), _), Admission::Svm) => "pooled",
-            ((None, filter), Admission::Svm) => filter.name(),
+            ((None, deputy), Admission::Svm) => deputy.filter.name(),
             _ => "rule",
         }
     }
 
     /// What decides on a tenant's objects: a model, its own or that of all tenants, or else a plain filter.
-    pub fn judge(&self, tenant: u16) -> (Option<Model>, Plain) {
+    pub fn judge(&self, tenant: u16) -> (Option<Model>, Deputy) {
         let judge = self.standing(tenant).judge.read();
-        match judge.set_aside {
-            Some(filter) => (None, filter),
-            None => (judge.model().or_else(|| *self.pooled.read()), Plain::default()),
+        match judge.deputy {
+            Some(deputy) => (None, deputy),
+            None => (judge.model().or_else(|| *self.pooled.read()), Deputy::default()),
         }
     }
 

@@ -136,6 +136,50 @@ fn a_budget_is_spent_whatever_the_score_unless_a_threshold_is_stated() {
     assert!(written_of_refused(WriteBudget::Unlimited, Some(-9.0)) > 0.9);
 }
 
+/// Stores objects of which each is read `reads` times soon after, in DRAM, and from `back_from` of them on once more, when it has left DRAM. Bytes
+/// written to flash for each byte stored, in each half.
+fn written_of_stream(budget: WriteBudget, threshold: Option<f32>, reads: usize, back_from: u32) -> [f64; 2] {
+    const MANY: u32 = 200_000;
+    let rig = Rig::new(CacheSettings { flash_write_budget: budget, threshold, ..settings(Vec::new()) });
+    let (mut worker, mut background, mut dice) = (rig.cache.worker(), rig.cache.background(), Dice(5));
+    let stage = || {
+        let written = rig.cache.figures().flash.unwrap().ledger.written as f64;
+        (written, rig.cache.totals(0).get(Count::StoredBytes) as f64)
+    };
+    let mut stages = vec![(0.0, 0.0)];
+    for n in 0..MANY {
+        rig.cache.advance(1_001 + n / 500);
+        ask(&rig, &mut worker, &mut background, 0, &format!("once{n}"), 500);
+        for _ in 0..reads {
+            rig.get(&mut worker, 0, format!("once{}", n.saturating_sub(dice.roll(50) as u32)).as_bytes());
+        }
+        if n > back_from + 10_000 {
+            rig.get(&mut worker, 0, format!("once{}", n - 10_000).as_bytes());
+        }
+        if n % 500 == 0 {
+            rig.step(&mut background);
+            rig.cache.train_step();
+        }
+        if n + 1 == MANY / 2 || n + 1 == MANY {
+            stages.push(stage());
+        }
+    }
+    [0, 1].map(|half| (stages[half + 1].0 - stages[half].0) / (stages[half + 1].1 - stages[half].1))
+}
+
+#[test]
+fn what_is_never_read_again_is_not_written_however_much_may_be() {
+    let budget = WriteBudget::Amplification(0.5);
+    let nowhere = u32::MAX / 2;
+    for (budget, threshold, reads) in [(budget, None, 0), (budget, None, 3), (WriteBudget::Unlimited, Some(0.0), 3)] {
+        let [first, second] = written_of_stream(budget, threshold, reads, nowhere);
+        assert!(first > 0.01 || threshold.is_some(), "{first} before anything is known");
+        assert!(second < 0.01, "{second} after that, read {reads} times in DRAM");
+    }
+    let [_, second] = written_of_stream(budget, None, 0, 100_000);
+    assert!(second > 0.3, "{second}, though it is read again by now");
+}
+
 /// Objects that were in demand once, among others that never are, until flash has been written several times: how many of either were kept
 /// when their segment was recycled, and bytes written for each byte stored. Nothing is read from flash.
 fn kept_by_budget(budget: WriteBudget) -> ([usize; 2], f64) {

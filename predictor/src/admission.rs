@@ -48,6 +48,24 @@ impl Plain {
     }
 }
 
+/// Who decides where no model does: a plain rule, and how probable a read is of what it refuses and of what it admits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Deputy {
+    /// The rule.
+    pub filter: Plain,
+    /// Of what it refuses.
+    pub refused: f32,
+    /// Of what it admits.
+    pub admitted: f32,
+}
+
+impl Default for Deputy {
+    /// As long as nothing was measured.
+    fn default() -> Deputy {
+        Deputy { filter: Plain::default(), refused: REFUSED_PROBABILITY, admitted: PLAIN_PROBABILITY }
+    }
+}
+
 /// Which rule decides.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub enum Admission {
@@ -98,7 +116,7 @@ pub struct Candidate<'c> {
     /// The model, if there is one that is to decide.
     pub model: Option<&'c Model>,
     /// What decides where none does.
-    pub deputy: Plain,
+    pub deputy: Deputy,
     /// Score that a model's verdict must exceed.
     pub threshold: f32,
     /// Uniform bits.
@@ -113,14 +131,18 @@ impl<'c> Candidate<'c> {
         observation: &'c Observation,
         features: &'c Features,
         model: Option<&'c Model>,
-        deputy: Plain,
+        deputy: Deputy,
     ) -> Candidate<'c> {
         Candidate { observation, features, model, deputy, threshold: 0.0, dice: 0, future: None }
     }
 
-    /// The dice, from 0 to 1.
-    pub fn thrown(&self) -> f32 {
-        (self.dice >> 40) as f32 / (1u32 << 24) as f32
+    /// Score, and probability of a read, as the model has them or else the deputy.
+    fn judged(&self) -> (f32, f32) {
+        match self.model {
+            Some(model) => model.verdict(self.features),
+            None if self.deputy.filter.admits(self.observation) => (ADMITTED, self.deputy.admitted),
+            None => (REFUSED, self.deputy.refused),
+        }
     }
 }
 
@@ -130,7 +152,8 @@ const REFUSED: f32 = -1.0;
 /// Probability of a read of what a plain rule admits, where a budget has to choose between tenants.
 const PLAIN_PROBABILITY: f32 = 0.5;
 const REFUSED_PROBABILITY: f32 = 0.1;
-const PROBABILITY_MIN: f32 = 0.001;
+/// What is read less often than this is not worth a write, whatever the threshold, and however much may be written.
+pub const WORTH_WRITING: f32 = 0.01;
 
 impl Admission {
     /// Its name, as it is asked for.
@@ -146,37 +169,36 @@ impl Admission {
         name.to_owned()
     }
 
-    /// Whether an object that leaves DRAM goes to flash, where no budget says how much may.
-    pub fn admits(self, candidate: &Candidate<'_>) -> bool {
+    /// Whether an object that leaves DRAM goes to flash, where no budget says how much may: the probability that it is read there, or None if it
+    /// does not go.
+    pub fn admits(self, candidate: &Candidate<'_>) -> Option<f32> {
         let seen = candidate.observation;
-        match (self, candidate.model) {
-            (Admission::All, _) => true,
-            (Admission::Nothing, _) => false,
-            (Admission::Random(share), _) => candidate.thrown() < share,
-            (Admission::Plain(plain), _) => plain.admits(seen),
-            (Admission::Oracle, _) => candidate.future.unwrap_or(false),
-            // whatever the verdict: nobody needs to ask for it
-            (Admission::Svm, _) if candidate.threshold == f32::NEG_INFINITY => true,
-            (Admission::Svm, Some(model)) => model.score(candidate.features) > candidate.threshold,
-            (Admission::Svm, None) => {
-                (if candidate.deputy.admits(seen) { ADMITTED } else { REFUSED }) > candidate.threshold
+        let admitted = match self {
+            Admission::Svm => {
+                let (score, probability) = candidate.judged();
+                return (score > candidate.threshold && probability >= WORTH_WRITING).then_some(probability);
             }
-        }
-    }
-
-    /// How much an object deserves a place on flash, for a [`Budget`](crate::Budget) to choose by: the logarithm of the reads to be expected for each
-    /// byte. The model tells how probable one is, not how many there will be; past accesses do, by their root (docs/predictor.md has what else
-    /// was tried). A plain rule takes whatever it admits for equally probable.
-    pub fn merit(self, candidate: &Candidate<'_>) -> f32 {
-        let probability = match (self, candidate.model) {
-            (Admission::Svm, Some(model)) => model.probability(candidate.features),
-            (Admission::Svm, None) if !candidate.deputy.admits(candidate.observation) => REFUSED_PROBABILITY,
-            _ => PLAIN_PROBABILITY,
+            Admission::All => true,
+            Admission::Nothing => false,
+            Admission::Random(share) => thrown(candidate.dice) < share,
+            Admission::Plain(plain) => plain.admits(seen),
+            Admission::Oracle => candidate.future.unwrap_or(false),
         };
-        let seen = candidate.observation;
-        let accesses = 1.0 + seen.reads as f32 + seen.history as f32;
-        (probability.max(PROBABILITY_MIN) * accesses.sqrt() / seen.bytes.max(1) as f32).log2()
+        admitted.then_some(PLAIN_PROBABILITY)
     }
+}
+
+/// Uniform bits as a number from 0 to 1.
+pub fn thrown(dice: u64) -> f32 {
+    (dice >> 40) as f32 / (1u32 << 24) as f32
+}
+
+/// How much an object deserves a place on flash, for a [`Budget`](crate::Budget) to choose by: the logarithm of the reads to be expected for each
+/// byte, if this is how probable one is. The model does not tell how many there will be; past accesses do, by their root (docs/predictor.md has what
+/// else was tried).
+pub fn merit(probability: f32, seen: &Observation) -> f32 {
+    let accesses = 1.0 + seen.reads as f32 + seen.history as f32;
+    (probability * accesses.sqrt() / seen.bytes.max(1) as f32).log2()
 }
 
 #[cfg(test)]
@@ -199,8 +221,8 @@ mod tests {
             let observation = Observation { reads, history, ..Observation::default() };
             let features = observation.features();
             let candidate =
-                Candidate { dice: 7, future, ..Candidate::new(&observation, &features, None, Plain::default()) };
-            rule.parse::<Admission>().unwrap().admits(&candidate)
+                Candidate { dice: 7, future, ..Candidate::new(&observation, &features, None, Deputy::default()) };
+            rule.parse::<Admission>().unwrap().admits(&candidate).is_some()
         };
         assert!(admits("all", 0, 0, None) && !admits("none", 9, 7, Some(true)));
         assert!(
@@ -220,8 +242,8 @@ mod tests {
         let admits = |reads: u32, threshold: f32| {
             let observation = Observation { reads, ..Observation::default() };
             let features = observation.features();
-            let candidate = Candidate { threshold, ..Candidate::new(&observation, &features, None, Plain::default()) };
-            Admission::Svm.admits(&candidate)
+            let candidate = Candidate { threshold, ..Candidate::new(&observation, &features, None, Deputy::default()) };
+            Admission::Svm.admits(&candidate).is_some()
         };
         assert!(admits(1, 0.0) && !admits(0, 0.0));
         assert!(admits(0, -9.0) && !admits(5, 9.0));
@@ -229,15 +251,38 @@ mod tests {
 
     #[test]
     fn what_promises_more_for_each_byte_has_more_merit() {
-        let merit = |reads: u32, bytes: u32, model: Option<&Model>| {
+        let merit_of = |reads: u32, bytes: u32, model: Option<&Model>| {
             let observation = Observation { reads, bytes, ..Observation::default() };
             let features = observation.features();
-            Admission::Svm.merit(&Candidate::new(&observation, &features, model, Plain::default()))
+            let candidate =
+                Candidate { threshold: -9.0, ..Candidate::new(&observation, &features, model, Deputy::default()) };
+            merit(Admission::Svm.admits(&candidate).unwrap(), &observation)
         };
         let model = Model::linear([2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], -2.0);
-        assert!(merit(3, 100, Some(&model)) > merit(1, 100, Some(&model)));
-        assert!(merit(1, 100, Some(&model)) > merit(1, 1000, Some(&model)));
-        assert!(merit(1, 100, None) > merit(0, 100, None));
+        assert!(merit_of(3, 100, Some(&model)) > merit_of(1, 100, Some(&model)));
+        assert!(merit_of(1, 100, Some(&model)) > merit_of(1, 1000, Some(&model)));
+        assert!(merit_of(1, 100, None) > merit_of(0, 100, None));
+    }
+
+    #[test]
+    fn what_is_hardly_ever_read_is_not_written_whatever_the_threshold() {
+        let observation = Observation { reads: 3, ..Observation::default() };
+        let features = observation.features();
+        let admits = |model: Option<&Model>, deputy: Deputy, threshold: f32| {
+            let candidate = Candidate { threshold, ..Candidate::new(&observation, &features, model, deputy) };
+            Admission::Svm.admits(&candidate).is_some()
+        };
+        let (rare, common) = (0.9 * WORTH_WRITING, 1.1 * WORTH_WRITING);
+        for threshold in [f32::NEG_INFINITY, 0.0] {
+            assert!(!admits(None, Deputy { admitted: rare, ..Deputy::default() }, threshold));
+            assert!(admits(None, Deputy { admitted: common, ..Deputy::default() }, threshold));
+        }
+        let hopeless = Model::linear([0.0; crate::FEATURES], -9.0);
+        assert!(!admits(Some(&hopeless), Deputy::default(), f32::NEG_INFINITY));
+        let poor = Model::linear([0.0; crate::FEATURES], -3.0);
+        assert!(
+            admits(Some(&poor), Deputy::default(), f32::NEG_INFINITY) && !admits(Some(&poor), Deputy::default(), 0.0)
+        );
     }
 
     #[test]
@@ -246,8 +291,8 @@ mod tests {
         let features = observation.features();
         let admitted = (0..100_000u64).filter(|n| {
             let dice = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0x2545_f491_4f6c_dd1d);
-            let candidate = Candidate { dice, ..Candidate::new(&observation, &features, None, Plain::default()) };
-            Admission::Random(0.3).admits(&candidate)
+            let candidate = Candidate { dice, ..Candidate::new(&observation, &features, None, Deputy::default()) };
+            Admission::Random(0.3).admits(&candidate).is_some()
         });
         assert!((29_000..31_000).contains(&admitted.count()));
     }

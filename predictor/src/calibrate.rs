@@ -23,6 +23,10 @@ impl Default for Calibration {
 impl Calibration {
     /// The curve that makes these labels most probable.
     pub(crate) fn fit(scores: &[(f32, bool)]) -> Calibration {
+        // targets as Platt has them: none is certain, the less so the fewer samples there are of its kind
+        let flashy = scores.iter().filter(|score| score.1).count() as f64;
+        let others = scores.len() as f64 - flashy;
+        let (high, low) = ((flashy + 1.0) / (flashy + 2.0), 1.0 / (others + 2.0));
         let (mut slope, mut offset) = (1.0f64, 0.0f64);
         for _ in 0..STEPS {
             // gradient and Hessian of the log likelihood, less the ridge
@@ -31,7 +35,7 @@ impl Calibration {
             for (score, flashy) in scores {
                 let score = f64::from(*score);
                 let p = 1.0 / (1.0 + (-(slope * score + offset)).exp());
-                let (error, weight) = (f64::from(u8::from(*flashy)) - p, p * (1.0 - p));
+                let (error, weight) = (if *flashy { high } else { low } - p, p * (1.0 - p));
                 (ga, gb) = (ga + error * score, gb + error);
                 (haa, hab, hbb) = (haa + weight * score * score, hab + weight * score, hbb + weight);
             }
@@ -84,5 +88,8 @@ mod tests {
         assert!((Calibration::fit(&contrary).probability(1.0) - 0.5).abs() < 0.1);
         let rare: Vec<_> = (0..1000).map(|n| (0.0, n == 0)).collect();
         assert!(Calibration::fit(&rare).probability(0.0) < 0.01);
+        let none: Vec<_> = (0..300).map(|n| (n as f32 / 150.0 - 1.0, false)).collect();
+        let hopeless = Calibration::fit(&none).probability(0.0);
+        assert!((0.002..0.01).contains(&hopeless), "rare, but not impossible: {hopeless}");
     }
 }

@@ -19,7 +19,7 @@ mod quality;
 mod sample;
 mod train;
 
-pub use admission::{Admission, Candidate, Plain};
+pub use admission::{Admission, Candidate, Deputy, Plain, WORTH_WRITING, merit, thrown};
 pub use budget::{Bid, Budget};
 pub use features::{FEATURE_NAMES, FEATURES, Features, Observation};
 pub use history::{History, LEVEL_MAX, accesses_at, level_after};

@@ -74,10 +74,11 @@ impl Model {
         sum
     }
 
-    /// Probability that an object with these features is flashy.
+    /// Its score, and the probability that an object with these features is flashy.
     #[inline]
-    pub fn probability(&self, features: &Features) -> f32 {
-        self.calibration.probability(self.score(features))
+    pub fn verdict(&self, features: &Features) -> (f32, f32) {
+        let score = self.score(features);
+        (score, self.calibration.probability(score))
     }
 
     /// Scores of samples, with their labels.

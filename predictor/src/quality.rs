@@ -5,7 +5,7 @@
 //! balanced classes looks for. Which of a tenant's two models decides is a matter of ranking, at any threshold: whose area under the ROC curve is
 //! larger, that is, how often a flashy sample has a larger score than another.
 
-use crate::admission::Plain;
+use crate::admission::{Deputy, Plain};
 use crate::features::Features;
 use crate::model::Model;
 use crate::train::Kernel;
@@ -13,6 +13,11 @@ use crate::train::Kernel;
 /// Fresh samples, and of either class, below which nothing is concluded.
 const SAMPLES_MIN: f32 = 200.0;
 const CLASS_MIN: f32 = 20.0;
+/// Samples below which nothing is told of how often what a filter admits is flashy.
+const COUNTED_MIN: f32 = 100.0;
+/// What is expected of a filter's verdicts counts as much as so many samples: that what it refuses is as good as all, and what it admits as much better
+/// as it is usually.
+const EXPECTED_COUNT: f32 = 10.0;
 /// How much worse than a filter a model must be to be set aside, a twentieth being what chance does; half of that is near enough to come back.
 const WORSE_BY: f32 = 0.05;
 /// What the samples of before count when new ones come.
@@ -42,6 +47,8 @@ pub struct Quality {
     areas: [Area; 2],
     kernel: Kernel,
     set_aside: Option<Plain>,
+    /// Whether there has been a model to judge.
+    has_model: bool,
 }
 
 /// A mean area, and how many samples it rests on. They fade, too.
@@ -77,8 +84,20 @@ pub fn roc_area(mut scores: Vec<(f32, bool)>) -> Option<f32> {
 }
 
 impl Quality {
+    /// Takes note of samples where there is no model: what is known then is how often what the plain filters admit is flashy, and what they refuse.
+    pub fn count(&mut self, fresh: &[(Features, bool)]) {
+        self.fade();
+        for (features, flashy) in fresh {
+            self.note(features, *flashy);
+        }
+    }
+
     /// Takes note of samples on which the models have not been trained.
     pub fn judge(&mut self, linear: &Model, quadratic: Option<&Model>, fresh: &[(Features, bool)]) {
+        if !std::mem::replace(&mut self.has_model, true) {
+            // no model has given its verdict on what was counted before
+            *self = Quality { has_model: true, ..Quality::default() };
+        }
         for (own, model) in self.areas.iter_mut().zip([Some(linear), quadratic]) {
             if let Some(area) = model.and_then(|model| roc_area(model.scores(fresh))) {
                 own.note(area, fresh.len());
@@ -90,19 +109,25 @@ impl Quality {
         let model = quadratic.filter(|_| self.kernel == Kernel::Quadratic).unwrap_or(linear);
         self.fade();
         for (features, flashy) in fresh {
-            let worth = f32::from(u8::from(*flashy));
+            let worth = self.note(features, *flashy);
             let score = model.score(features);
-            self.samples += 1.0;
-            self.flashy += worth;
             self.model.note(score > 0.0, worth);
-            for (filter, verdicts) in Plain::ALL.iter().zip(&mut self.filters) {
-                verdicts.note(filter.admits_features(features), worth);
-            }
             let band = BANDS_BOUNDS.iter().filter(|bound| score > **bound).count();
             self.bands[band].0 += 1.0;
             self.bands[band].1 += worth;
         }
         self.conclude();
+    }
+
+    /// Counts a sample and the filters' verdicts on it.
+    fn note(&mut self, features: &Features, flashy: bool) -> f32 {
+        let worth = f32::from(u8::from(flashy));
+        self.samples += 1.0;
+        self.flashy += worth;
+        for (filter, verdicts) in Plain::ALL.iter().zip(&mut self.filters) {
+            verdicts.note(filter.admits_features(features), worth);
+        }
+        worth
     }
 
     fn fade(&mut self) {
@@ -130,6 +155,25 @@ impl Quality {
         let others = self.samples - self.flashy;
         verdicts.admitted_flashy / self.flashy.max(1e-3)
             - (verdicts.admitted - verdicts.admitted_flashy) / others.max(1e-3)
+    }
+
+    /// A plain filter as deputy, with the shares of what it admits and refuses that were flashy; None if there are too few samples to tell.
+    pub fn deputy(&self, filter: Plain) -> Option<Deputy> {
+        if self.samples < COUNTED_MIN {
+            return None;
+        }
+        let place = Plain::ALL.iter().position(|one| *one == filter).expect("all of them are there");
+        let Verdicts { admitted, admitted_flashy } = self.filters[place];
+        // of all samples, as if one of either kind had been seen before (Laplace's rule)
+        let of_all = (self.flashy + 1.0) / (self.samples + 2.0);
+        let usual = Deputy::default();
+        let share =
+            |flashy: f32, all: f32, expected: f32| (flashy + expected * EXPECTED_COUNT) / (all + EXPECTED_COUNT);
+        Some(Deputy {
+            filter,
+            refused: share(self.flashy - admitted_flashy, self.samples - admitted, of_all),
+            admitted: share(admitted_flashy, admitted, (of_all * usual.admitted / usual.refused).min(1.0)),
+        })
     }
 
     /// The filter that decides in the model's place, if the model is worse than it.
@@ -225,6 +269,34 @@ mod tests {
         let mut one_sided = Quality::default();
         one_sided.judge(&model(-1.0, 0.1), None, &samples(|_| true));
         assert_eq!(one_sided.set_aside(), None);
+    }
+
+    #[test]
+    fn a_deputy_knows_how_often_its_verdicts_are_right() {
+        let mut quality = Quality::default();
+        quality.count(&samples(|n| n % 4 == 3)[..99]);
+        assert_eq!(quality.deputy(Plain::SecondHit), None, "too few");
+        (0..10).for_each(|_| quality.count(&samples(|n| n % 4 == 3)));
+        // of four: not read, bad; read once, bad; twice, bad; thrice, good
+        let [second, small] = Plain::ALL.map(|filter| quality.deputy(filter).unwrap());
+        assert!((second.admitted - 0.333).abs() < 0.01 && (small.admitted - 0.5).abs() < 0.01, "{second:?}, {small:?}");
+        assert!(second.refused < 0.01 && small.refused < 0.01, "{second:?}, {small:?}");
+        // what it has hardly seen is thought as much better as usual
+        let mut quality = Quality::default();
+        let unread: Vec<_> = samples(|_| false).into_iter().step_by(4).cycle().take(400).collect();
+        quality.count(&unread);
+        let deputy = quality.deputy(Plain::SecondHit).unwrap();
+        assert!(deputy.refused < 0.001 && (0.01..0.02).contains(&deputy.admitted), "{deputy:?}");
+    }
+
+    #[test]
+    fn what_was_counted_without_a_model_is_not_held_against_it() {
+        let mut quality = Quality::default();
+        let read = samples(|n| n % 4 > 0);
+        quality.count(&read);
+        quality.judge(&model(1.0, -0.1), None, &read);
+        assert!(quality.indices().0 > 0.99 && quality.recall() > 0.99, "{quality:?}");
+        assert_eq!(quality.samples(), 400);
     }
 
     #[test]

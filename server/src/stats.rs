@@ -604,6 +604,9 @@ fn predictor(cache: &Cache, out: &mut Vec<u8>) {
         let (own, filter) = quality.indices();
         row("model_youden", &format_args!("{own:.3}"));
         row("filter_youden", &format_args!("{filter:.3}"));
+        let deputy = cache.judge(tenant.id).1;
+        row("deputy_admitted", &format_args!("{:.4}", deputy.admitted));
+        row("deputy_refused", &format_args!("{:.4}", deputy.refused));
         for (band, share) in ["below_m1", "m1_to_0", "0_to_1", "above_1"].iter().zip(quality.calibration()) {
             row(&format!("flashy_{band}"), &format_args!("{share:.3}"));
         }

@@ -1,7 +1,7 @@
 //! What the objects of a cleaner pass are worth to their tenants.
 
 use log_memory::Part;
-use predictor::{Admission, Candidate, Features, Model, Observation, Plain};
+use predictor::{Admission, Candidate, Deputy, Features, Model, Observation};
 use tenants::{Rank, Standing};
 
 use super::fate::Entry;
@@ -27,7 +27,8 @@ struct Appraiser {
 struct FlashOutlook {
     rule: Admission,
     model: Option<Model>,
-    deputy: Plain,
+    deputy: Deputy,
+    threshold: f32,
     bar: f32,
 }
 
@@ -90,13 +91,16 @@ impl FlashOutlook {
         let bar = cache.bar(tenant)?;
         let rule = cache.settings.admission;
         let (model, deputy) = cache.judge(tenant);
-        (model.is_some() || rule != Admission::Svm).then_some(FlashOutlook { rule, model, deputy, bar })
+        let threshold = cache.threshold(tenant);
+        (model.is_some() || rule != Admission::Svm).then_some(FlashOutlook { rule, model, deputy, threshold, bar })
     }
 
     /// Whether flash would have an object: the place in DRAM matters less then. Not if it is stored again and again: each time that flash has it, it
     /// would have to be written anew.
     fn would_have(&self, seen: &Observation, features: &Features) -> bool {
-        let candidate = Candidate::new(seen, features, self.model.as_ref(), self.deputy);
-        seen.updates == 0 && self.rule.merit(&candidate) > self.bar
+        let candidate =
+            Candidate { threshold: self.threshold, ..Candidate::new(seen, features, self.model.as_ref(), self.deputy) };
+        let admitted = self.rule.admits(&candidate).filter(|_| seen.updates == 0);
+        admitted.is_some_and(|probability| predictor::merit(probability, seen) > self.bar)
     }
 }

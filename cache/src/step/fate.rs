@@ -92,7 +92,7 @@ impl Cache {
     }
 
     /// The score that has to be exceeded. A budget needs none: it is spent on the best of what there is.
-    fn threshold(&self, tenant: u16) -> f32 {
+    pub(super) fn threshold(&self, tenant: u16) -> f32 {
         let usual = || if self.has_budget(tenant) { f32::NEG_INFINITY } else { 0.0 };
         self.settings.threshold.unwrap_or_else(usual)
     }
@@ -101,19 +101,17 @@ impl Cache {
     pub(super) fn is_written(&self, offer: &Offer<'_>, observation: &Observation) -> bool {
         let (model, deputy) = self.judge(offer.tenant);
         let features = observation.features();
+        let dice = self.dice_of(offer.hash);
         let candidate = Candidate {
             threshold: self.threshold(offer.tenant),
-            dice: self.dice_of(offer.hash),
+            dice,
             future: self.foresight.get().map(|foresees| foresees(offer.key)),
             ..Candidate::new(observation, &features, model.as_ref(), deputy)
         };
-        let rule = self.settings.admission;
-        if !rule.admits(&candidate) {
-            return false;
-        }
+        let Some(probability) = self.settings.admission.admits(&candidate) else { return false };
         self.is_within_budgets(offer.tenant, offer.bytes, || {
-            let dice = Candidate { dice: log_memory::mix(candidate.dice), ..candidate }.thrown();
-            let merit = rule.merit(&candidate) - offer.faded.unwrap_or_default();
+            let dice = predictor::thrown(log_memory::mix(dice));
+            let merit = predictor::merit(probability, observation) - offer.faded.unwrap_or_default();
             Bid { merit, dice, is_kept: offer.faded.is_some() }
         })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use predictor::{CLASS_MIN, Features, Kernel, Model, SAMPLES_MAX, train};
+use predictor::{CLASS_MIN, Features, Kernel, Model, Plain, SAMPLES_MAX, train};
 
 use crate::Cache;
 use crate::clock::ticks_since;
@@ -65,14 +65,23 @@ impl Cache {
         }
         let before = *standing.judge.read();
         let mut now = before;
-        if let Some(linear) = &before.linear {
-            // before they learn from them
-            for model in [&mut now.linear, &mut now.quadratic].into_iter().flatten() {
-                model.calibrate(fresh, CALIBRATED_SHARE);
-            }
+        {
             let mut quality = standing.quality.lock();
-            quality.judge(linear, before.quadratic.as_ref(), fresh);
-            (now.kernel, now.set_aside) = (quality.kernel(), quality.set_aside());
+            let filter = match &before.linear {
+                Some(linear) => {
+                    quality.judge(linear, before.quadratic.as_ref(), fresh);
+                    quality.set_aside()
+                }
+                None => {
+                    quality.count(fresh);
+                    Some(Plain::default())
+                }
+            };
+            (now.kernel, now.deputy) = (quality.kernel(), filter.and_then(|filter| quality.deputy(filter)));
+        }
+        // before they learn from them
+        for model in [&mut now.linear, &mut now.quadratic].into_iter().flatten() {
+            model.calibrate(fresh, CALIBRATED_SHARE);
         }
         let linear = fitted(&samples, Kernel::Linear);
         let trained = linear.is_some();
@@ -83,6 +92,9 @@ impl Cache {
                 (Some(old), Some(new)) => Some(old.toward(&new, share)),
                 (old, new) => new.or(old),
             };
+            if now.linear.is_none() {
+                now.deputy = None;
+            }
             now.linear = nearer(now.linear, linear);
             now.quadratic = nearer(now.quadratic, fitted(&samples, Kernel::Quadratic));
         }
