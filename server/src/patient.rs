@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cache::{Cache, Device, FlashSegmentId, Page, SegmentWriter, WriteIntent};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 /// Longest time that a segment's read or write may take.
@@ -19,7 +19,8 @@ fn timed_out() -> io::Error {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread that does what may hang. Where one hangs another takes its place.
+/// A thread that does what may hang, one thing after another. Where one hangs another takes its place. Few wait in its queue at any time: who has something
+/// done waits for that, but for one read ahead.
 struct Helper {
     jobs: Sender<Job>,
     _thread: JoinHandle<()>,
@@ -27,7 +28,7 @@ struct Helper {
 
 impl Helper {
     fn start() -> io::Result<Helper> {
-        let (jobs, queue) = bounded::<Job>(1);
+        let (jobs, queue) = unbounded::<Job>();
         let thread =
             std::thread::Builder::new().name("flash-io".to_owned()).spawn(move || queue.iter().for_each(|job| job()));
         Ok(Helper { jobs, _thread: thread? })
@@ -39,7 +40,7 @@ impl Helper {
         let job = Box::new(move || {
             let _ = done.send(work()); // nobody may wait for it any more
         });
-        self.jobs.try_send(job).map_err(|_| timed_out())?;
+        self.jobs.send(job).map_err(|_| io::Error::other("the thread of the device has ended"))?;
         Ok(result)
     }
 }
@@ -193,5 +194,44 @@ impl SegmentWriter for PatientWriter {
         if let Some(writing) = &self.writing {
             self.look(writing.until.saturating_duration_since(Instant::now()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cache::{MemoryDevice, PAGE_BYTES};
+
+    use super::*;
+
+    /// A device that takes its time, as one does whose thread has no core.
+    struct Slow(MemoryDevice);
+
+    impl Device for Slow {
+        fn read(&self, at: u64, pages: &mut [Page]) -> io::Result<()> {
+            std::thread::sleep(Duration::from_millis(20));
+            self.0.read(at, pages)
+        }
+
+        fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
+            self.0.write(at, pages)
+        }
+
+        fn bytes(&self) -> u64 {
+            self.0.bytes()
+        }
+    }
+
+    #[test]
+    fn a_read_waits_for_one_that_nobody_waits_for_any_more() {
+        let device = MemoryDevice::new(16 * PAGE_BYTES as u64);
+        let at = |page: u8| u64::from(page) * PAGE_BYTES as u64;
+        (0..16).for_each(|page| device.write(at(page), &[Page([page; PAGE_BYTES])]).unwrap());
+        let patient = PatientDevice::new(Arc::new(Slow(device))).unwrap();
+        let read = |page: u8| patient.read_into(at(page), vec![Page::ZERO]).unwrap()[0].0[0];
+        // read ahead twice, and then something else: the search after a crash, and a segment that is recycled beside it
+        (0..3).for_each(|page| patient.will_read(at(page), 1));
+        assert_eq!(read(9), 9);
+        patient.will_read(at(5), 1);
+        assert_eq!([read(5), read(6)], [5, 6]);
     }
 }
