@@ -77,8 +77,8 @@ def never_read(folder, kind):
                 out.write(line(f"again{dice.randrange(400_000)}", "set"))
             else:
                 out.write(line(f"once{n}", "set") + line(f"once{max(n - dice.randrange(100), 0)}", "get"))
-    half = NEVER_READ_STORES * (2 if kind == "read at once" else 1) // 2
-    written = trace_tool("simulate", trace, "--dram", "64MiB", "--flash", "512MiB", "--warmup", half)["write_amplification"]
+    warmup = NEVER_READ_STORES * (2 if kind == "read at once" else 1) * 3 // 4
+    written = trace_tool("simulate", trace, "--dram", "64MiB", "--flash", "512MiB", "--warmup", warmup)["write_amplification"]
     return at_most(f"{kind}, never read again: bytes written for each byte stored", written, 0.01, "{:.3f}")
 
 

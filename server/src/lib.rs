@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod awake;
 mod background;
 mod binary;
 mod config;

@@ -4,14 +4,18 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cache::{Cache, Device, FlashSegmentId, Page, SegmentWriter, WriteIntent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
+use crate::awake::Awake;
+
 /// Longest time that a segment's read or write may take.
 const SEGMENT_MAX: Duration = Duration::from_secs(5);
+/// How often who waits for that looks how long it is.
+const LOOK: Duration = Duration::from_millis(250);
 
 fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the device does not answer")
@@ -78,11 +82,15 @@ impl PatientDevice {
     }
 
     fn wait_for<T>(&self, result: &Receiver<io::Result<T>>) -> io::Result<T> {
-        match result.recv_timeout(SEGMENT_MAX) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                *self.helper.lock() = Helper::start()?; // that one hangs
-                Err(timed_out())
+        let mut awake = Awake::new();
+        loop {
+            match result.recv_timeout(LOOK) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if awake.look() < SEGMENT_MAX => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    *self.helper.lock() = Helper::start()?; // that one hangs
+                    return Err(timed_out());
+                }
             }
         }
     }
@@ -135,7 +143,7 @@ impl Device for PatientDevice {
 /// A segment on its way.
 struct Writing {
     segment: FlashSegmentId,
-    until: Instant,
+    awake: Awake,
     result: Option<Receiver<bool>>,
 }
 
@@ -153,16 +161,16 @@ impl PatientWriter {
         PatientWriter { cache: Arc::clone(cache), device, helper: Helper::start(), writing: None, ended: None }
     }
 
-    /// Takes what has come; after `patience` what has taken too long has failed.
+    /// Takes what comes within `patience`; what has taken too long has failed.
     fn look(&mut self, patience: Duration) {
-        let Some(Writing { segment, until, result }) = &self.writing else { return };
+        let Some(Writing { segment, awake, result }) = &mut self.writing else { return };
         let arrived = match result {
             Some(result) => result.recv_timeout(patience).map_err(|error| error == RecvTimeoutError::Disconnected),
             None => Err(true), // it could not be begun
         };
         let ok = match arrived {
             Ok(ok) => ok,
-            Err(broken) if broken || Instant::now() >= *until => {
+            Err(broken) if broken || awake.look() >= SEGMENT_MAX => {
                 self.helper = Helper::start(); // that one hangs
                 false
             }
@@ -182,7 +190,7 @@ impl SegmentWriter for PatientWriter {
             .as_ref()
             .ok()
             .and_then(|helper| helper.run(move || cache.write_segment(&*device, &intent)).ok());
-        self.writing = Some(Writing { segment, until: Instant::now() + SEGMENT_MAX, result });
+        self.writing = Some(Writing { segment, awake: Awake::new(), result });
     }
 
     fn finished(&mut self) -> Option<(FlashSegmentId, bool)> {
@@ -191,8 +199,8 @@ impl SegmentWriter for PatientWriter {
     }
 
     fn wait(&mut self) {
-        if let Some(writing) = &self.writing {
-            self.look(writing.until.saturating_duration_since(Instant::now()));
+        while self.writing.is_some() {
+            self.look(LOOK);
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The binary as a service manager sees it.
 
+mod common;
+
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -62,4 +66,60 @@ fn flags_that_mean_nothing_end_with_another_code_than_what_may_pass() {
     let code = |arguments: &[&str]| flashare(arguments).status().unwrap().code();
     assert_eq!(code(&["--nonsense"]), Some(2));
     assert_eq!(code(&["-l", "127.0.0.1", "-p", &port, "-m", "16", "--no-flash"]), Some(1));
+}
+
+/// As a container is paused, or a machine moved: what flash was asked meanwhile has not failed.
+#[test]
+fn a_process_that_stood_still_goes_on_with_its_flash() {
+    const KEYS: usize = 20_000;
+    const READERS: usize = 16;
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, ports) = (format!("{}:64MiB", folder.path().join("flash").display()), folder.path().join("ports"));
+    let driver = std::env::var("FLASHARE_IO").unwrap_or_else(|_| "auto".to_owned());
+    let admitted = ["--admission", "all", "--flash-write-budget", "none"];
+    let mut command = flashare(&["--port=-1", "-m", "16", "--flash", &flash, "--io", &driver]);
+    command.args(admitted).env("MEMCACHED_PORT_FILENAME", &ports);
+    let process = Process(command.spawn().unwrap());
+    let pid = Pid::from_raw(process.0.id() as i32);
+    while !ports.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let client = || {
+        let stream = TcpStream::connect(("127.0.0.1", port_in(&ports))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Client { stream }
+    };
+    let mut storing = client();
+    let value = "v".repeat(2_000);
+    for key in 0..KEYS {
+        storing.expect(&format!("set key{key} 0 0 2000\r\n{value}\r\n"), "STORED\r\n");
+    }
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let (mut reading, ended) = (client(), &ended);
+            scope.spawn(move || {
+                let mut key = reader;
+                while !ended.load(Ordering::Relaxed) {
+                    let asked = (0..50).map(|_| {
+                        key = (key + 7_919) % KEYS;
+                        format!("mg key{key} s\r\n")
+                    });
+                    reading.send((asked.collect::<String>() + "mn\r\n").as_bytes());
+                    reading.read_until("MN\r\n");
+                }
+            });
+        }
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(400));
+            kill(pid, Signal::SIGSTOP).unwrap();
+            std::thread::sleep(Duration::from_millis(2_500));
+            kill(pid, Signal::SIGCONT).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(400));
+        ended.store(true, Ordering::Relaxed);
+    });
+    let flash = storing.stats("flash");
+    assert!(flash["get_flash_hits"].parse::<u64>().unwrap() > 1_000, "flash was asked");
+    assert_eq!((flash["read_errors"].as_str(), flash["devices_out"].as_str()), ("0", "0"));
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{READ_MAX, READS_LOOK};
+use crate::awake::Awake;
 use crate::session::{Slot, Wanted};
 
 /// Reads under way at once: enough to keep an SSD busy, few enough to cost nothing when idle.
@@ -33,10 +34,17 @@ struct Job {
 
 /// A job as the watcher sees it.
 struct Watched {
-    begun: Instant,
+    /// By the clock of all that is watched.
+    begun: Duration,
     slot: Slot,
     pending: Pending,
     to: UnboundedSender<Arrived>,
+}
+
+/// Reads under way, the oldest first.
+struct Watch {
+    awake: Awake,
+    reads: VecDeque<Watched>,
 }
 
 /// A pool of reading threads. They end when it is dropped; those that hang are left to themselves.
@@ -44,7 +52,7 @@ pub(crate) struct FlashReads {
     jobs: Option<Sender<Job>>,
     /// Each of the threads has one more of it.
     alive: Arc<()>,
-    watched: Arc<Mutex<VecDeque<Watched>>>,
+    watch: Arc<Mutex<Watch>>,
 }
 
 impl FlashReads {
@@ -60,16 +68,16 @@ impl FlashReads {
                 drop((device, alive));
             })?;
         }
-        let watched = Arc::default();
-        let watching = Arc::downgrade(&watched);
+        let watch = Arc::new(Mutex::new(Watch { awake: Awake::new(), reads: VecDeque::new() }));
+        let watching = Arc::downgrade(&watch);
         std::thread::Builder::new().name("flash-watch".to_owned()).spawn(move || {
-            while let Some(watched) = watching.upgrade() {
-                give_up(&watched);
-                drop(watched);
+            while let Some(watch) = watching.upgrade() {
+                give_up(&watch);
+                drop(watch);
                 std::thread::sleep(READS_LOOK);
             }
         })?;
-        Ok(FlashReads { jobs: Some(jobs), alive, watched })
+        Ok(FlashReads { jobs: Some(jobs), alive, watch })
     }
 
     /// Reads what is wanted and sends it to `to`. How many reads wait is bounded by the connections.
@@ -77,11 +85,12 @@ impl FlashReads {
         let Wanted { slot, read } = wanted;
         let pending = Arc::new(Mutex::new(Some(read)));
         {
-            let mut watched = self.watched.lock();
-            while watched.front().is_some_and(|oldest| oldest.pending.lock().is_none()) {
-                watched.pop_front();
+            let mut watch = self.watch.lock();
+            while watch.reads.front().is_some_and(|oldest| oldest.pending.lock().is_none()) {
+                watch.reads.pop_front();
             }
-            watched.push_back(Watched { begun: Instant::now(), slot, pending: Arc::clone(&pending), to: to.clone() });
+            let begun = watch.awake.look();
+            watch.reads.push_back(Watched { begun, slot, pending: Arc::clone(&pending), to: to.clone() });
         }
         let jobs = self.jobs.as_ref().expect("the pool lives until it is dropped");
         // the threads end only with the pool, so the job is always taken
@@ -100,12 +109,13 @@ impl Drop for FlashReads {
 }
 
 /// Answers reads that have taken too long without what they wanted.
-fn give_up(watched: &Mutex<VecDeque<Watched>>) {
+fn give_up(watch: &Mutex<Watch>) {
     loop {
         let overdue = {
-            let mut watched = watched.lock();
-            let is_due = |oldest: &Watched| oldest.begun.elapsed() >= READ_MAX || oldest.pending.lock().is_none();
-            if watched.front().is_some_and(is_due) { watched.pop_front() } else { None }
+            let mut watch = watch.lock();
+            let now = watch.awake.look();
+            let is_due = |oldest: &Watched| now - oldest.begun >= READ_MAX || oldest.pending.lock().is_none();
+            if watch.reads.front().is_some_and(is_due) { watch.reads.pop_front() } else { None }
         };
         let Some(Watched { slot, pending, to, .. }) = overdue else { return };
         if let Some(read) = pending.lock().take() {

@@ -30,6 +30,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::wire::Accepted;
 use super::{Handover, Incoming, READ_MAX, READS_LOOK, Worker, WorkerParts};
+use crate::awake::Awake;
 use crate::background::AbortOnPanic;
 use crate::output::SLICES_MAX;
 use crate::priority;
@@ -149,7 +150,8 @@ struct Reading {
     /// None if it was given up: the kernel may still write to the pages.
     read: Option<FlashRead>,
     pages: Vec<Page>,
-    begun: Instant,
+    /// By the worker's clock of what it lives through.
+    begun: Duration,
 }
 
 struct Uring {
@@ -179,6 +181,7 @@ struct Uring {
     watching: Vec<u64>,
     looked_for_idle: Instant,
     looked_at_reads: Instant,
+    awake: Awake,
     bytes_read: u64,
     bytes_written: u64,
 }
@@ -212,6 +215,7 @@ pub(crate) fn start(number: usize, parts: WorkerParts) -> io::Result<Worker> {
                 watching: Vec::new(),
                 looked_for_idle: Instant::now(),
                 looked_at_reads: Instant::now(),
+                awake: Awake::new(),
                 bytes_read: 0,
                 bytes_written: 0,
             };
@@ -478,9 +482,10 @@ impl Uring {
     /// Gives up reads that the device does not answer.
     fn give_up_reads(&mut self) {
         self.looked_at_reads = Instant::now();
+        let now = self.awake.look();
         for id in self.reads.ids() {
             let reading = self.reads.get_mut(id).expect("its id was listed");
-            if reading.begun.elapsed() < READ_MAX {
+            if now - reading.begun < READ_MAX {
                 continue;
             }
             let (client_id, slot, read) = (reading.client, reading.slot, reading.read.take());
@@ -574,7 +579,8 @@ impl Uring {
                 let file = parts.device.as_ref().and_then(|device| device.descriptor(wanted.read.at()));
                 let (file, at) = file.expect("a flash tier with a file was asked for");
                 let (slot, read) = (wanted.slot, Some(wanted.read));
-                let read = self.reads.insert(Reading { client: id, slot, read, pages, begun: Instant::now() });
+                let begun = self.awake.look();
+                let read = self.reads.insert(Reading { client: id, slot, read, pages, begun });
                 let pages = &mut self.reads.get_mut(read).expect("it was just put there").pages;
                 // SAFETY: the pages are in the table of reads, untouched and in place, until the answer takes them out.
                 unsafe { self.ring.read(file, at, bytemuck::cast_slice_mut(pages), read * KINDS + READ)? };
