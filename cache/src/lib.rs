@@ -485,9 +485,9 @@ impl Cache {
         self.flash.as_ref().map(FlashStore::parts).unwrap_or_default()
     }
 
-    /// Uses a device again that was out and answers again.
-    pub fn bring_back(&self, device: usize) {
-        self.flash_tier().bring_back(device);
+    /// Uses a device again that was out and answers again, with what it had; empty, if it is another one.
+    pub fn bring_back(&self, device: usize, is_another: bool) {
+        self.flash_tier().bring_back(device, is_another);
     }
 
     /// A tenant's model, if it has one, how many samples wait, and how often it was trained.

@@ -76,6 +76,7 @@ impl Former {
 impl FlashStore {
     /// Writes the image. Nothing may be open or on its way to the device: what is there would be lost.
     pub fn save(&self, out: &mut impl Write) -> io::Result<()> {
+        self.empty_those_out(); // the image does not tell which are
         let lives = self.lives.lock();
         if lives.open.is_some() || lives.recycling.is_some() || !self.writing.lock().is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "a segment is open or being written"));

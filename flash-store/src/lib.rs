@@ -540,15 +540,14 @@ impl FlashStore {
         if ok {
             add(&self.ledger.written, self.segment_bytes() as u64);
             add(&self.ledger.segments_written, 1);
-            if self.is_in(segment) {
-                self.lives.lock().readable.push_back(segment);
-            }
+            self.set_readable(&mut self.lives.lock(), segment);
         } else {
             add(&self.ledger.write_errors, 1);
             self.fail(segment);
             let sequence = self.meta(segment).sequence.load(Ordering::Acquire);
             self.note(Note::Dead { segment: segment.0, sequence }); // it may have been written all the same
-            self.purge(segment); // its device is taken out, and it with that
+            self.purge(segment);
+            self.set_free(&mut self.lives.lock(), segment); // of a device that is taken out
         }
         self.writing.lock().retain(|(id, _)| *id != segment);
     }
@@ -631,9 +630,7 @@ impl FlashStore {
         add(&self.ledger.segments_recycled, 1);
         let mut lives = self.lives.lock();
         lives.recycling = None;
-        if self.is_in(intent.segment) {
-            lives.free.push_back(intent.segment);
-        }
+        self.set_free(&mut lives, intent.segment);
         meta.sealed_tick.load(Ordering::Relaxed)
     }
 

@@ -1,17 +1,21 @@
 //! The devices that a tier lies on, each with a run of its segments, and what becomes of one that fails.
 //!
 //! ```text
-//!  In --- a write fails, or reads fail one after another ---> Failing --- a step purges its entries ---> Out --- it answers again ---> In
+//!  In --- a write fails, or reads fail one after another ---> Failing --- a step puts it aside ---> Out --- it answers again ---> In
 //! ```
-//! A device that comes back begins empty: nobody noted what happened to its content meanwhile. Its segments are noted as dead before
-//! its entries go, so a crash does not bring them back either.
+//! A device that comes back has what it had: its entries stay, and changes hide them as ever while nothing is looked for there. What was in the open
+//! segment is lost, and what could not be written, and what had not been looked through after a crash. Where it is another device that
+//! answers, it begins empty.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::FlashStore;
 use crate::journal::Note;
-use crate::segment::FlashSegmentId;
+use crate::segment::{FlashSegmentId, Lives};
 
 /// Reads that fail one after another until their device is taken out.
 const ERRORS_MAX: u32 = 8;
@@ -26,6 +30,15 @@ pub(crate) struct Part {
     state: AtomicU8,
     /// Reads that failed since the last that did not.
     errors: AtomicU32,
+    /// Its segments while it is not used. Locked after the lives of all segments.
+    aside: Mutex<Aside>,
+}
+
+/// Segments that wait for their device.
+#[derive(Default)]
+struct Aside {
+    free: Vec<FlashSegmentId>,
+    readable: Vec<FlashSegmentId>,
 }
 
 /// What a device is to the tier at the moment.
@@ -46,7 +59,7 @@ impl Part {
         let part = |count: &u32| {
             let segments = first..first + count;
             first = segments.end;
-            Part { segments, state: AtomicU8::new(IN), errors: AtomicU32::new(0) }
+            Part { segments, state: AtomicU8::new(IN), errors: AtomicU32::new(0), aside: Mutex::default() }
         };
         segments.iter().map(part).collect()
     }
@@ -122,7 +135,7 @@ impl FlashStore {
         }
     }
 
-    /// Takes out the devices that have failed. Whoever takes the tier's steps calls it.
+    /// Puts aside the devices that have failed. Whoever takes the tier's steps calls it.
     pub fn take_out_failing(&self) {
         for part in self.parts.iter().filter(|part| part.state.load(Ordering::Acquire) == FAILING) {
             self.take_out(part);
@@ -130,16 +143,87 @@ impl FlashStore {
     }
 
     fn take_out(&self, part: &Part) {
-        let sequence = self.newest_sequence();
-        for segment in part.segments.clone() {
-            self.note(Note::Dead { segment, sequence });
-            self.recovery.forget(FlashSegmentId(segment));
+        let mut unseen = Vec::new();
+        for segment in part.segments.clone().map(FlashSegmentId).filter(|id| self.recovery.forget(*id)) {
+            // changes of what the index does not know are not noted from now on
+            self.note(Note::Dead { segment: segment.0, sequence: self.meta(segment).sequence.load(Ordering::Acquire) });
+            unseen.push(segment);
         }
-        {
+        let open = {
             let mut lives = self.lives.lock();
-            lives.free.retain(|id| !part.has(*id));
-            lives.readable.retain(|id| !part.has(*id));
-            lives.open = lives.open.take().filter(|open| !part.has(open.id));
+            let mut aside = part.aside.lock();
+            let Lives { free, readable, open, .. } = &mut *lives;
+            let own = |ids: &mut VecDeque<FlashSegmentId>| -> Vec<_> {
+                let (own, others): (VecDeque<_>, _) = std::mem::take(ids).into_iter().partition(|id| part.has(*id));
+                *ids = others;
+                own.into()
+            };
+            aside.free.extend(own(free));
+            let (lost, kept): (Vec<_>, Vec<_>) = own(readable).into_iter().partition(|id| unseen.contains(id));
+            aside.free.extend(lost);
+            aside.readable.extend(kept);
+            let open = open.take_if(|open| part.has(open.id)).map(|open| open.id);
+            aside.free.extend(open);
+            open
+        };
+        if let Some(segment) = open {
+            self.purge(segment);
+        }
+        part.state.store(OUT, Ordering::Release);
+    }
+
+    /// A segment has nothing in it any more: it can be opened, as soon as its device is used.
+    pub(crate) fn set_free(&self, lives: &mut Lives, segment: FlashSegmentId) {
+        let part = self.part_of(segment);
+        if part.is_in() {
+            lives.free.push_back(segment);
+        } else {
+            part.aside.lock().free.push(segment);
+        }
+    }
+
+    /// A segment is on its device.
+    pub(crate) fn set_readable(&self, lives: &mut Lives, segment: FlashSegmentId) {
+        let part = self.part_of(segment);
+        if part.is_in() {
+            lives.readable.push_back(segment);
+        } else {
+            part.aside.lock().readable.push(segment);
+        }
+    }
+
+    /// Uses a device again that was out, with what it had, or empty.
+    pub fn bring_back(&self, number: usize, is_another: bool) {
+        let part = &self.parts[number];
+        if part.state.load(Ordering::Acquire) != OUT {
+            return;
+        }
+        if is_another {
+            self.empty(part);
+        }
+        part.errors.store(0, Ordering::Relaxed);
+        let mut lives = self.lives.lock();
+        let aside = std::mem::take(&mut *part.aside.lock());
+        lives.free.extend(aside.free);
+        lives.readable.extend(aside.readable);
+        lives.readable.make_contiguous().sort_by_key(|id| self.meta(*id).sequence.load(Ordering::Relaxed));
+        part.state.store(IN, Ordering::Release);
+    }
+
+    /// Forgets what is on devices that are out.
+    pub(crate) fn empty_those_out(&self) {
+        self.parts.iter().filter(|part| part.state.load(Ordering::Acquire) == OUT).for_each(|part| self.empty(part));
+    }
+
+    /// Forgets what is on a device that is not used.
+    fn empty(&self, part: &Part) {
+        let sequence = self.newest_sequence();
+        // before the entries go: nobody notes changes of what the index does not know
+        part.segments.clone().for_each(|segment| self.note(Note::Dead { segment, sequence }));
+        {
+            let mut aside = part.aside.lock();
+            let Aside { free, readable } = &mut *aside;
+            free.append(readable);
         }
         self.index.purge(
             &self.layout,
@@ -148,20 +232,6 @@ impl FlashStore {
         );
         for segment in part.segments.clone() {
             self.metas[segment as usize].records.store(0, Ordering::Relaxed);
-        }
-        part.state.store(OUT, Ordering::Release);
-    }
-
-    /// Uses a device again that was out. It begins empty.
-    pub fn bring_back(&self, number: usize) {
-        let part = &self.parts[number];
-        if part.state.load(Ordering::Acquire) == OUT {
-            part.errors.store(0, Ordering::Relaxed);
-            let mut lives = self.lives.lock();
-            let busy: Vec<_> =
-                lives.recycling.into_iter().chain(self.writing.lock().iter().map(|(id, _)| *id)).collect();
-            lives.free.extend(part.segments.clone().map(FlashSegmentId).filter(|id| !busy.contains(id)));
-            part.state.store(IN, Ordering::Release);
         }
     }
 }

@@ -113,11 +113,14 @@ impl Recovery {
         }
     }
 
-    /// A segment is recycled before it was looked at.
-    pub(crate) fn forget(&self, segment: FlashSegmentId) {
-        if let Some(search) = &*self.0.read() {
-            search.left.lock().waiting.retain(|id| *id != segment);
-        }
+    /// A segment is not to be looked at any more. Returns whether it was still to be.
+    pub(crate) fn forget(&self, segment: FlashSegmentId) -> bool {
+        self.0.read().as_ref().is_some_and(|search| {
+            let waiting = &mut search.left.lock().waiting;
+            let before = waiting.len();
+            waiting.retain(|id| *id != segment);
+            waiting.len() < before
+        })
     }
 }
 
@@ -291,6 +294,6 @@ impl FlashStore {
         self.note(Note::Dead { segment: segment.0, sequence });
         let mut lives = self.lives.lock();
         lives.readable.retain(|id| *id != segment);
-        lives.free.push_back(segment);
+        self.set_free(&mut lives, segment);
     }
 }

@@ -152,18 +152,42 @@ fn a_segment_that_cannot_be_read_loses_its_objects_and_nothing_else() {
 }
 
 #[test]
-fn a_write_that_fails_takes_the_tier_out_of_use() {
-    let (store, device) = store(2);
-    append(&store, "a", 1, b"x");
+fn a_write_that_fails_takes_the_tier_out_of_use_and_loses_its_segment() {
+    let (store, device) = store(4);
+    let (stays, lost) = ("stays", "lost");
+    for key in [stays, "changed"] {
+        append(&store, key, 1, b"x");
+    }
+    flush(&store, &device);
+    append(&store, lost, 1, b"x");
     let intent = store.seal(0).unwrap();
+    append(&store, "open", 1, b"x");
     store.written(intent.segment, false);
-    assert_eq!(read(&store, &device, "a"), None);
+    assert_eq!(read(&store, &device, lost), None);
     assert_eq!(append(&store, "b", 2, b"y"), Placed::NoSegment);
     assert_eq!(store.parts(), [PartState::Failing]);
     store.take_out_failing();
     assert_eq!(append(&store, "b", 2, b"y"), Placed::NoSegment);
-    store.bring_back(0);
-    assert_eq!(append(&store, "b", 2, b"y"), Placed::Yes);
+    assert_eq!((read(&store, &device, stays), store.segments_free()), (None, 0));
+    // a change while it is out is a change
+    assert!(store.hide(hash_of(1, b"changed"), 1, b"changed"));
+    store.bring_back(0, false);
+    assert_eq!((read(&store, &device, stays).unwrap().0, store.segments_free()), (1, 3));
+    for key in [lost, "changed", "open"] {
+        assert_eq!(read(&store, &device, key), None, "{key}");
+    }
+    assert_eq!((store.live(), append(&store, "b", 2, b"y")), (1, Placed::Yes));
+}
+
+#[test]
+fn another_device_in_the_place_of_one_that_failed_begins_empty() {
+    let (store, device) = store(4);
+    append(&store, "a", 1, b"x");
+    flush(&store, &device);
+    (0..8).for_each(|_| store.note_read(FlashSegmentId(0), false));
+    store.take_out_failing();
+    store.bring_back(0, true);
+    assert_eq!((read(&store, &device, "a"), store.live(), store.segments_free()), (None, 0, 4));
 }
 
 #[test]

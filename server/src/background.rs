@@ -199,15 +199,13 @@ fn look_after(cache: &Weak<Cache>, device: &Weak<dyn Device>, stop: &AtomicBool)
             if state != PartState::Out || Instant::now() < due[number] {
                 continue;
             }
-            match device
-                .reopen(number)
-                .map_err(anyhow::Error::from)
-                .and_then(|()| restart::probe(&cache, &*device, number))
-            {
-                Ok(()) => {
-                    cache.bring_back(number);
+            let answer = device.reopen(number).map_err(anyhow::Error::from);
+            match answer.and_then(|is_another| restart::probe(&cache, &*device, number).map(|()| is_another)) {
+                Ok(is_another) => {
+                    cache.bring_back(number, is_another);
                     known[number] = PartState::In;
-                    eprintln!("flashare: {name} answers again, and is used again");
+                    let with = if is_another { "empty: it is another one" } else { "with what it had" };
+                    eprintln!("flashare: {name} answers again, and is used again, {with}");
                 }
                 Err(_) => {
                     pauses[number] = (pauses[number] * 2).min(PROBE_MAX);

@@ -137,6 +137,8 @@ fn a_device_that_hangs(driver: &str) {
     device.hangs.store(false, Ordering::Relaxed);
     let _ = (&device.nothing).write(b"x");
     until("its coming back", || stat(&mut client, "devices_out") == 0);
+    let (hits, found) = (stat(&mut client, "get_flash_hits"), (0..KEYS).filter(|n| get(&mut client, *n)).count());
+    assert!(stat(&mut client, "get_flash_hits") - hits > 1000, "it has what it had: {found} keys found");
     let written = stat(&mut client, "segments_written");
     (0..KEYS).for_each(|n| set(&mut client, n + 100_000));
     until("a new segment", || stat(&mut client, "segments_written") > written);

@@ -10,22 +10,25 @@ fn run(name: &str, seed: u64, ills: Ills) -> (u64, u64) {
     let policy = if seed.is_multiple_of(2) { SyncPolicy::Always } else { SyncPolicy::Os };
     let mut world = World::new(seed, policy);
     let (mut outs, mut hits) = (0, 0);
-    for _ in 0..3 {
+    for round in 0..4 {
         let cache = world.start(1);
         let (mut worker, mut background) = (cache.worker(), cache.background());
         *world.flash.ills.lock() = Ills { dice: seed, ..ills };
         for step in 0..20_000u64 {
             world.act(&cache, &mut worker, &mut background);
             if step % 500 == 499 && cache.flash_parts() == [PartState::Out] {
-                cache.bring_back(0);
+                cache.bring_back(0, false);
                 outs += 1;
             }
         }
         *world.flash.ills.lock() = Ills::default();
+        if round == 1 {
+            continue; // the process is killed as it is, the device out perhaps
+        }
         for _ in 0..3 {
             cache.step(&mut background, Some(&world.flash));
             if cache.flash_parts() == [PartState::Out] {
-                cache.bring_back(0);
+                cache.bring_back(0, false);
             }
         }
         for key in 0..KEYS {
@@ -82,4 +85,34 @@ fn one_error_costs_one_object_and_not_the_device() {
     }
     assert!(lost > 30, "what cannot be read is not asked for again: {lost}");
     assert_eq!(cache.flash_parts(), [PartState::In]);
+}
+
+#[test]
+fn a_device_that_fails_in_the_search_after_a_crash_brings_nothing_stale_back() {
+    for seed in 1..=4 {
+        let mut world = World::new(seed, SyncPolicy::Os);
+        let cache = world.start(1);
+        let (mut worker, mut background) = (cache.worker(), cache.background());
+        (0..20_000).for_each(|_| world.act(&cache, &mut worker, &mut background));
+        drop((worker, background, cache));
+
+        let cache = world.start(1);
+        let (mut worker, mut background) = (cache.worker(), cache.background());
+        assert!(cache.is_recovering());
+        world.flash.ills.lock().errors = 1;
+        while cache.flash_parts() != [PartState::Out] {
+            cache.step(&mut background, Some(&world.flash));
+        }
+        // changes of what it still has, and nobody knows
+        (0..3_000).for_each(|_| world.act(&cache, &mut worker, &mut background));
+        world.flash.ills.lock().errors = 0;
+        drop((worker, background, cache));
+
+        let cache = world.start(1);
+        let (mut worker, mut background) = (cache.worker(), cache.background());
+        while cache.is_recovering() {
+            cache.step(&mut background, Some(&world.flash));
+        }
+        (0..KEYS).for_each(|key| _ = world.check(&cache, &mut worker, key));
+    }
 }

@@ -171,15 +171,15 @@ impl Device for FileDevice {
         Some((self.opened.read().file.as_raw_fd(), at))
     }
 
-    fn reopen(&self, _part: usize) -> io::Result<()> {
+    fn reopen(&self, _part: usize) -> io::Result<bool> {
         let found = std::fs::metadata(&self.path)?;
         if self.opened().name == (found.dev(), found.ino()) {
-            return Ok(()); // it is what we have open
+            return Ok(false); // it is what we have open
         }
         let opened = Opened::new(&self.path, self.bytes, false).map_err(io::Error::other)?;
         let former = std::mem::replace(&mut *self.opened.write(), Arc::new(opened));
         self.former.lock().push(former);
-        Ok(())
+        Ok(true)
     }
 
     fn bytes(&self) -> u64 {

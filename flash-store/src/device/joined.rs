@@ -84,7 +84,7 @@ impl Device for JoinedDevice {
         (0..self.runs.len() as u64).map(|number| FIRST_PAGES + number * PAGE_BYTES as u64).collect()
     }
 
-    fn reopen(&self, part: usize) -> io::Result<()> {
+    fn reopen(&self, part: usize) -> io::Result<bool> {
         self.runs[part].device.reopen(0)
     }
 

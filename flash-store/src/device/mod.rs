@@ -42,9 +42,9 @@ pub trait Device: Send + Sync {
     fn first_pages(&self) -> Vec<u64> {
         vec![0]
     }
-    /// Looks whether one of the devices that it is made of is there again, after it failed.
-    fn reopen(&self, _part: usize) -> io::Result<()> {
-        Ok(())
+    /// Looks whether one of the devices that it is made of is there again, after it failed. Returns whether it is another one.
+    fn reopen(&self, _part: usize) -> io::Result<bool> {
+        Ok(false)
     }
     /// Bytes that it holds.
     fn bytes(&self) -> u64;
