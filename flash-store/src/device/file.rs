@@ -1,6 +1,6 @@
 //! A preallocated file, opened for direct I/O where the file system has it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -33,6 +33,9 @@ pub enum OpenError {
     /// A block device cannot grow.
     #[error("{0} has {1} bytes, not {2}: state at most that")]
     TooSmall(String, u64, u64),
+    /// Path, bytes wanted, and bytes that could be had.
+    #[error("{0}: there is no room for {1} bytes, only for {2}: state at most that, or name a file elsewhere")]
+    NoSpace(String, u64, u64),
     /// Another process has it.
     #[error("{0} is in use by another server: give each server a file of its own")]
     InUse(String),
@@ -86,6 +89,7 @@ impl Opened {
         if path.is_dir() {
             return Err(OpenError::Directory(name));
         }
+        let is_new = !path.exists();
         let mut plain = open(path, 0).map_err(io_error)?;
         if plain.try_lock().is_err() {
             return Err(OpenError::InUse(name));
@@ -104,8 +108,15 @@ impl Opened {
                 return Err(OpenError::TooSmall(name, has, bytes));
             }
         } else {
-            plain.set_len(bytes).map_err(io_error)?;
-            allocate(&plain, bytes).map_err(io_error)?;
+            let had = kind.len();
+            if let Err(error) = resize(&plain, &kind, bytes) {
+                // no disk is to be full of what was asked for in vain
+                let _ = if is_new { std::fs::remove_file(path) } else { plain.set_len(had) };
+                return Err(match error {
+                    Unsized::NoSpace(room) => OpenError::NoSpace(name, bytes, room),
+                    Unsized::Io(error) => io_error(error),
+                });
+            }
         }
         let direct = open(path, libc::O_DIRECT).ok().filter(|file| {
             let mut page = [Page::ZERO];
@@ -133,6 +144,28 @@ fn first_page(file: &File) -> io::Result<Page> {
         }
     }
     Ok(page)
+}
+
+/// Why a file has not got its size.
+enum Unsized {
+    /// There is room for so many bytes.
+    NoSpace(u64),
+    Io(io::Error),
+}
+
+/// Gives a file its size.
+fn resize(file: &File, kind: &Metadata, bytes: u64) -> Result<(), Unsized> {
+    const BLOCK_BYTES: u64 = 512; // of which the metadata counts, whatever the file system's are
+    let system = rustix::fs::fstatvfs(file).map_err(|error| Unsized::Io(error.into()))?;
+    let room = (system.f_bavail * system.f_frsize).saturating_add(kind.blocks() * BLOCK_BYTES);
+    if bytes > room && bytes > kind.len() {
+        return Err(Unsized::NoSpace(room));
+    }
+    let resized = file.set_len(bytes).and_then(|()| allocate(file, bytes));
+    resized.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull => Unsized::NoSpace(room),
+        _ => Unsized::Io(error),
+    })
 }
 
 /// Reserves the space now, so that a full disk is an error at start and not in the middle of a write. File systems that
@@ -229,5 +262,28 @@ impl JournalFile for JournalInFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_on_the_disk_takes_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+        FileDevice::open(&old, 1 << 20, false).unwrap().write(4096, &[Page([7; PAGE_BYTES])]).unwrap();
+        for path in [&new, &old] {
+            let Err(OpenError::NoSpace(_, wanted, room)) = FileDevice::open(path, 1 << 60, false) else {
+                panic!("there is room for an exbibyte")
+            };
+            assert!(wanted == 1 << 60 && room < wanted);
+        }
+        assert!(!new.exists());
+        let mut page = [Page::ZERO];
+        assert_eq!(std::fs::metadata(&old).unwrap().len(), 1 << 20);
+        FileDevice::open(&old, 1 << 20, false).unwrap().read(4096, &mut page).unwrap();
+        assert_eq!(page[0].0[0], 7);
     }
 }
