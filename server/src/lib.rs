@@ -14,6 +14,7 @@ mod flags;
 mod lifecycle;
 mod limits;
 mod listen;
+mod machine;
 mod meta;
 mod metrics;
 mod operator;

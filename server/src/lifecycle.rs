@@ -12,6 +12,7 @@ use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Ports, bind_tcp, bind_udp, bind_unix};
+use crate::machine;
 use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
 use crate::shared::Server;
 use crate::tenancy::Tenancy;
@@ -87,6 +88,13 @@ fn prepare(flash: &FlashPath, overwrite: bool) -> Result<Box<dyn Device>> {
 
 /// Starts a server. It serves when this returns.
 pub fn start(mut config: Config) -> Result<Running> {
+    let memory_bytes = config.cache.memory_bytes as u64;
+    if let Some(most) = machine::memory_bytes().filter(|most| *most < memory_bytes) {
+        let [asked, most] = [memory_bytes, most].map(|bytes| bytes >> 20);
+        eprintln!(
+            "flashare: -m is {asked} MiB, and this process may have {most} MiB: it will be killed or swapped when it fills up"
+        );
+    }
     let device = open_flash(&mut config)?;
     start_on(config, device)
 }
