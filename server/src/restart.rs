@@ -372,7 +372,9 @@ pub(crate) fn segment_bytes_of(device: &dyn Device) -> Option<usize> {
 /// the cache any more.
 pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, keeps_memory: bool) -> Result<()> {
     if !cache.figures().flash.is_some_and(|flash| flash.enabled) {
-        bail!("the flash is out of use");
+        ensure!(cache.journal().is_some_and(cache::Journal::works), "the flash is out of use");
+        eprintln!("flashare: the flash is out of use: the next start looks through what is on it, as after a crash");
+        return Ok(());
     }
     let began = Instant::now();
     if !keeps_memory {

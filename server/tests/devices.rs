@@ -5,6 +5,7 @@ mod common;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,12 +22,21 @@ const ANSWER_MAX: Duration = Duration::from_secs(9);
 struct Hanging {
     file: FileDevice,
     hangs: AtomicBool,
+    /// It cannot be written.
+    refuses: AtomicBool,
     /// Reading from it waits for ever, or until the other end is closed.
     nothing: UnixStream,
     _other_end: UnixStream,
 }
 
 impl Hanging {
+    fn open(path: &Path) -> Arc<Hanging> {
+        let file = FileDevice::open(path, 32 << 20, false).unwrap();
+        let (nothing, other_end) = UnixStream::pair().unwrap();
+        let [hangs, refuses] = [false, false].map(AtomicBool::new);
+        Arc::new(Hanging { file, hangs, refuses, nothing, _other_end: other_end })
+    }
+
     fn wait(&self) {
         while self.hangs.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
@@ -42,6 +52,9 @@ impl Device for Hanging {
 
     fn write(&self, at: u64, pages: &[Page]) -> io::Result<()> {
         self.wait();
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(io::Error::other("it cannot be written"));
+        }
         self.file.write(at, pages)
     }
 
@@ -93,9 +106,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn a_device_that_hangs(driver: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("flash");
-    let file = FileDevice::open(&path, 32 << 20, false).unwrap();
-    let (nothing, other_end) = UnixStream::pair().unwrap();
-    let device = Arc::new(Hanging { file, hangs: AtomicBool::new(false), nothing, _other_end: other_end });
+    let device = Hanging::open(&path);
     let flash = format!("{}:32MiB", path.display());
     let flags = ["flashare", "-p", "-1", "-t", "2", "-m", "4", "--admission", "all", "--flash", &flash, "--io", driver];
     let config = Config::new(&Flags::parse_from(flags)).unwrap();
@@ -154,6 +165,46 @@ fn a_device_that_hangs_holds_nobody_up_and_comes_back_tokio() {
 #[test]
 fn a_device_that_hangs_holds_nobody_up_and_comes_back_uring() {
     a_device_that_hangs("auto");
+}
+
+#[test]
+fn a_stop_while_the_device_is_out_of_use_leaves_what_is_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flash");
+    let flash = format!("{}:32MiB", path.display());
+    let begin = |device: &Arc<Hanging>| {
+        let admitted = ["--admission", "all", "--flash-write-budget", "none", "--restart", "crash"];
+        let flags = ["flashare", "-p", "-1", "-t", "2", "-m", "4", "--flash", &flash, "--io", "tokio"];
+        let config = Config::new(&Flags::parse_from(flags.iter().chain(&admitted))).unwrap();
+        start_on(config, Some(Arc::clone(device) as Arc<dyn Device>)).unwrap()
+    };
+    let device = Hanging::open(&path);
+    let running = begin(&device);
+    let mut client = connect(&running);
+    const KEYS: usize = 12_000;
+    (0..KEYS).for_each(|n| set(&mut client, n));
+    device.refuses.store(true, Ordering::Relaxed);
+    let mut more = KEYS..;
+    until("the device's being taken out", || {
+        set(&mut client, more.next().unwrap());
+        stat(&mut client, "devices_out") == 1
+    });
+    for n in 0..100 {
+        client.send(format!("delete key{n}\r\n").as_bytes());
+        client.read_until("\r\n");
+    }
+    running.stop();
+    drop(client);
+    drop(device);
+
+    let device = Hanging::open(&path);
+    let running = begin(&device);
+    let mut client = connect(&running);
+    until("its being looked through", || stat(&mut client, "recovering_segments") == 0);
+    let found = (0..KEYS).filter(|n| get(&mut client, *n)).count();
+    assert!(found > KEYS / 3, "{found} of {KEYS}");
+    assert!((0..100).all(|n| !get(&mut client, n)), "they were deleted while the device was out");
+    running.stop();
 }
 
 #[test]
