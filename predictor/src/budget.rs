@@ -19,7 +19,7 @@ const KEPT_OF_OFFERED: f32 = 0.5;
 /// What is said for a write.
 #[derive(Clone, Copy, Debug)]
 pub struct Bid {
-    /// How much it deserves one ([`Admission::merit`](crate::Admission::merit)).
+    /// How much it deserves one ([`merit`](crate::merit)).
     pub merit: f32,
     /// From 0 to 1: decides between equal ones.
     pub dice: f32,
