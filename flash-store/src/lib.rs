@@ -616,7 +616,7 @@ impl FlashStore {
         let sequence = meta.sequence.load(Ordering::Acquire);
         // before its first entry goes: nobody notes changes of what the index does not know
         self.note(Note::Dead { segment: intent.segment.0, sequence });
-        self.recovery.forget(intent.segment);
+        self.recovery.forget(|id| id == intent.segment);
         match pages {
             Some(pages) if format::is_whole_segment(pages, sequence) => {
                 self.visit_records(intent.segment, sequence, pages, hash_of, &mut visit);

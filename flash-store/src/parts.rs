@@ -143,11 +143,12 @@ impl FlashStore {
     }
 
     fn take_out(&self, part: &Part) {
-        let mut unseen = Vec::new();
-        for segment in part.segments.clone().map(FlashSegmentId).filter(|id| self.recovery.forget(*id)) {
+        let mut unseen = self.recovery.forget(|id| part.has(id));
+        unseen.sort_unstable();
+        for segment in &unseen {
             // changes of what the index does not know are not noted from now on
-            self.note(Note::Dead { segment: segment.0, sequence: self.meta(segment).sequence.load(Ordering::Acquire) });
-            unseen.push(segment);
+            let sequence = self.meta(*segment).sequence.load(Ordering::Acquire);
+            self.note(Note::Dead { segment: segment.0, sequence });
         }
         let open = {
             let mut lives = self.lives.lock();
@@ -159,7 +160,8 @@ impl FlashStore {
                 own.into()
             };
             aside.free.extend(own(free));
-            let (lost, kept): (Vec<_>, Vec<_>) = own(readable).into_iter().partition(|id| unseen.contains(id));
+            let (lost, kept): (Vec<_>, Vec<_>) =
+                own(readable).into_iter().partition(|id| unseen.binary_search(id).is_ok());
             aside.free.extend(lost);
             aside.readable.extend(kept);
             let open = open.take_if(|open| part.has(open.id)).map(|open| open.id);

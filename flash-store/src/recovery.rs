@@ -113,14 +113,11 @@ impl Recovery {
         }
     }
 
-    /// A segment is not to be looked at any more. Returns whether it was still to be.
-    pub(crate) fn forget(&self, segment: FlashSegmentId) -> bool {
-        self.0.read().as_ref().is_some_and(|search| {
-            let waiting = &mut search.left.lock().waiting;
-            let before = waiting.len();
-            waiting.retain(|id| *id != segment);
-            waiting.len() < before
-        })
+    /// These segments are not to be looked at any more. Returns those that still were to be.
+    pub(crate) fn forget(&self, are_these: impl Fn(FlashSegmentId) -> bool) -> Vec<FlashSegmentId> {
+        let search = self.0.read();
+        let Some(search) = &*search else { return Vec::new() };
+        search.left.lock().waiting.extract_if(.., |id| are_these(*id)).collect()
     }
 }
 
