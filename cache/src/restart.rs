@@ -116,14 +116,19 @@ pub(crate) fn word(input: &mut impl Read) -> io::Result<u64> {
 }
 
 impl Cache {
-    /// Moves what lies in DRAM to flash, whatever the predictor says, until all has gone or `is_over` says that there is no
-    /// more time. Nobody else may use the cache. Returns how many objects went.
-    pub fn leave(&self, background: &mut Background, device: &dyn Device, mut is_over: impl FnMut() -> bool) -> usize {
-        if self.flash.as_ref().is_none_or(|flash| !flash.is_enabled()) {
-            return 0;
-        }
+    /// Looks through what is left of before the start, until all is or `is_over` says that there is no more time.
+    pub fn finish_recovery(&self, background: &mut Background, device: &dyn Device, is_over: impl Fn() -> bool) {
         while self.is_recovering() && !is_over() {
             self.recover_step(self.flash_tier(), device, background);
+        }
+    }
+
+    /// Moves what lies in DRAM to flash, whatever the predictor says, until all has gone or `is_over` says that there is no
+    /// more time; what is in the open segment then is [written](Cache::flush_now) by the caller. Nobody else may use the cache. Returns how
+    /// many objects went.
+    pub fn leave(&self, background: &mut Background, device: &dyn Device, is_over: impl Fn() -> bool) -> usize {
+        if self.flash.as_ref().is_none_or(|flash| !flash.is_enabled()) {
+            return 0;
         }
         let (mut cursor, mut at_end, mut gone) = (Cursor::default(), false, 0);
         let mut waiting: Vec<(u16, Box<[u8]>, usize)> = Vec::new();
@@ -139,7 +144,6 @@ impl Cache {
                 self.make_place(background, device);
             }
         }
-        self.flush_now(device);
         gone
     }
 

@@ -71,7 +71,10 @@ fn work(cache: &Cache, device: &MemoryDevice, seed: u64) -> HashMap<u64, Option<
 }
 
 fn stop(cache: &Cache, device: &MemoryDevice) -> Vec<u8> {
-    cache.leave(&mut cache.background(), device, || false);
+    let mut background = cache.background();
+    cache.finish_recovery(&mut background, device, || false);
+    cache.leave(&mut background, device, || false);
+    cache.flush_now(device);
     let mut image = Vec::new();
     cache.save(&mut image).unwrap();
     image

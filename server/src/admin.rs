@@ -95,14 +95,15 @@ enum Listener {
     Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
-impl Admin {
-    pub(crate) fn start(
-        config: &AdminConfig,
-        server: &Arc<Server>,
-        tenancy: &Arc<Tenancy>,
-        cache: &Arc<Cache>,
-        stopped: watch::Receiver<bool>,
-    ) -> Result<Admin> {
+/// Where it is going to listen: requests wait there until it starts.
+pub(crate) struct AdminSocket {
+    listener: Listener,
+    address: String,
+    token: Option<String>,
+}
+
+impl AdminSocket {
+    pub(crate) fn bind(config: &AdminConfig) -> Result<AdminSocket> {
         let (listener, address) = match &config.at {
             AdminAt::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address).with_context(|| format!("--admin {address}"))?;
@@ -122,12 +123,21 @@ impl Admin {
                 (Listener::Unix(listener, path.clone()), path.display().to_string())
             }
         };
-        let shared = Shared {
-            server: Arc::clone(server),
-            tenancy: Arc::clone(tenancy),
-            cache: Arc::clone(cache),
-            token: config.token.clone(),
-        };
+        Ok(AdminSocket { listener, address, token: config.token.clone() })
+    }
+}
+
+impl Admin {
+    pub(crate) fn start(
+        socket: AdminSocket,
+        server: &Arc<Server>,
+        tenancy: &Arc<Tenancy>,
+        cache: &Arc<Cache>,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<Admin> {
+        let AdminSocket { listener, address, token } = socket;
+        let shared =
+            Shared { server: Arc::clone(server), tenancy: Arc::clone(tenancy), cache: Arc::clone(cache), token };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
             if let Err(error) = runtime.block_on(serve(listener, shared, stopped)) {

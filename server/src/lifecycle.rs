@@ -1,17 +1,17 @@
 //! Start, serve, stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use cache::{Cache, CacheSettings, Device, FileDevice, JoinedDevice};
 use tokio::sync::watch;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, AdminSocket};
 use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
-use crate::listen::{Ports, bind_tcp, bind_udp, bind_unix};
+use crate::listen::{Listening, Ports, bind_tcp, bind_udp, bind_unix};
 use crate::machine;
 use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
 use crate::shared::Server;
@@ -100,7 +100,16 @@ pub fn start(mut config: Config) -> Result<Running> {
 }
 
 /// Starts a server on a device that is open already. `config` still says what its files are called.
+///
+/// What may be in the way of a start (a port that is taken, a certificate that cannot be read) is found before it takes over what the last
+/// stop left: that is believed once.
 pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Running> {
+    let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
+    let mut server = Server::new(config, driver)?;
+    let config = &server.config;
+    let bound = bind_everywhere(config)?;
+    let udp = bind_udp(&server)?;
+    let admin = config.admin.as_ref().map(AdminSocket::bind).transpose()?;
     let companions = config.flash.first().and_then(|flash| Companions::of(&flash.path, config.state_dir.as_deref()));
     let companions = companions.filter(|_| config.restart != Restart::Never);
     let opening = device.as_deref().map(|device| Opening {
@@ -113,18 +122,20 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     let (cache, second) = restart::begin(&config.cache, opening.as_ref())?;
     let cache = Arc::new(cache);
     let memory_file = config.memory_file.clone().map(MemoryFile);
-    if let Some(file) = &memory_file {
-        file.load(&cache, device.as_deref()).context("-e")?;
+    if let Some(file) = &memory_file
+        && let Err(error) = file.load(&cache, device.as_deref())
+    {
+        if let Some((device, companions)) = device.as_deref().zip(companions.as_ref()) {
+            leave_flash(&cache, device, companions, true);
+        }
+        return Err(error.context("-e"));
     }
     let second = second.max(cache.begin_at(second));
-    let driver = config.driver.choose(device.as_deref()).context("--io uring")?;
-    let mut server = Server::new(config, driver)?;
     server.go_on_from(second);
     let server = Arc::new(server);
     cache.advance(server.now());
     let background = Background::start(&server, &cache, device.clone())?;
     let (stop, stopped) = watch::channel(false);
-    let udp = bind_udp(&server)?;
     let has_tokio = driver == Driver::Tokio || udp.is_some();
     let reads = device.as_ref().filter(|_| has_tokio).map(FlashReads::start).transpose()?.map(Arc::new);
     let parts = |udp| WorkerParts {
@@ -159,33 +170,55 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
         memory_file,
         admin: None,
     };
-    running.listen_everywhere(&server)?;
-    if let Some(config) = &server.config.admin {
-        running.admin = Some(Admin::start(config, &server, &running.tenancy, &cache, running.stop.subscribe())?);
+    running.listen(bound)?;
+    if let Some(socket) = admin {
+        running.admin = Some(Admin::start(socket, &server, &running.tenancy, &cache, running.stop.subscribe())?);
     }
     Ok(running)
 }
 
+/// A socket that has its address, and does not listen yet.
+struct Bound {
+    socket: Listening,
+    at: ListenAt,
+    /// It is the port of a tenant.
+    is_a_tenants: bool,
+}
+
+/// Takes every address that the settings name.
+fn bind_everywhere(config: &Config) -> Result<Vec<Bound>> {
+    if let Some((path, mode)) = &config.unix_socket {
+        let socket = bind_unix(path, *mode)?;
+        return Ok(vec![Bound { socket, at: ListenAt::unix(config.dialect), is_a_tenants: false }]);
+    }
+    ensure!(!config.listen.is_empty(), "-l: name an address to listen on");
+    let tenants = || config.cache.tenants.iter().filter_map(|tenant| tenant.recognised.port());
+    let mut bound = Vec::new();
+    for at in &config.listen {
+        let own = at.port.or(config.port).map(|port| (port, false));
+        for (port, is_a_tenants) in own.into_iter().chain(tenants().map(|port| (port, true))) {
+            bound.push(Bound { socket: bind_tcp(&at.host, port)?, at: at.clone(), is_a_tenants });
+        }
+    }
+    Ok(bound)
+}
+
+/// Leaves flash so that the next start can serve what it holds, or says why not.
+fn leave_flash(cache: &Cache, device: &dyn Device, companions: &Companions, keeps_memory: bool) {
+    if let Err(error) = restart::end(cache, device, companions, keeps_memory) {
+        eprintln!("flashare: the next start will be empty: {error:#}");
+    }
+}
+
 impl Running {
-    fn listen_everywhere(&mut self, server: &Arc<Server>) -> Result<()> {
-        let config = &server.config;
-        if let Some((path, mode)) = &config.unix_socket {
-            let listening = bind_unix(path, *mode, config.backlog)?;
-            return self.ports.listen(listening, None, &ListenAt::unix(config.dialect));
-        }
-        if config.listen.is_empty() {
-            bail!("-l: name an address to listen on");
-        }
-        for at in &config.listen {
-            if let Some(port) = at.port.or(config.port) {
-                let listening = bind_tcp(&at.host, port, config.backlog)?;
-                let port = listening.port();
-                self.port = if self.port == 0 { port } else { self.port };
-                self.ports.listen(listening, None, at)?;
+    fn listen(&mut self, bound: Vec<Bound>) -> Result<()> {
+        for Bound { socket, at, is_a_tenants } in bound {
+            let port = socket.port();
+            let tenant = is_a_tenants.then(|| self.cache.registry().by_port(port)).flatten();
+            if !is_a_tenants && self.port == 0 {
+                self.port = port;
             }
-            for (port, tenant) in self.cache.registry().ports() {
-                self.ports.listen(bind_tcp(&at.host, port, config.backlog)?, Some(tenant), at)?;
-            }
+            self.ports.listen(socket, tenant, &at)?;
         }
         Ok(())
     }
@@ -194,6 +227,19 @@ impl Running {
     pub fn listeners(&self) -> Vec<String> {
         let peers = self.server.peers.lock();
         peers.values().filter(|peer| peer.listener.is_none()).map(|peer| peer.address.clone()).collect()
+    }
+
+    /// Why a stop could not leave what is to outlive it, as far as that is known beforehand.
+    pub fn doubts(&self) -> Vec<String> {
+        let figures = self.cache.figures();
+        let image = self.left.as_ref().zip(figures.flash).map(|((_, files), flash)| (&files.image, flash.memory_bytes));
+        let memory = self.memory_file.as_ref().map(|file| (&file.0, self.cache.memory_bytes()));
+        let doubt = |(file, bytes): (&PathBuf, usize)| {
+            let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            let why = machine::why_not_written(folder, bytes as u64)?;
+            Some(format!("a stop could not write {}, and what it is to keep would be lost: {why}", file.display()))
+        };
+        image.into_iter().chain(memory).filter_map(doubt).collect()
     }
 
     /// Where admin requests are answered.
@@ -246,10 +292,8 @@ impl Running {
         {
             eprintln!("flashare: -e {}: what was in memory is lost: {error:#}", file.0.display());
         }
-        if let Some((device, companions)) = self.left
-            && let Err(error) = restart::end(&self.cache, &*device, &companions, self.memory_file.is_some())
-        {
-            eprintln!("flashare: the next start will be empty: {error:#}");
+        if let Some((device, companions)) = self.left {
+            leave_flash(&self.cache, &*device, &companions, self.memory_file.is_some());
         }
         if let Some(path) = self.socket_file {
             let _ = std::fs::remove_file(path);

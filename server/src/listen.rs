@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cache::Cache;
 use parking_lot::Mutex;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::config::{Dialect, ListenAt, Security};
 use crate::driver::{Accepted, Accepts, Driver, Handover, Incoming, UdpListener};
@@ -24,19 +24,23 @@ use crate::shared::{Peer, Server};
 /// How long an acceptor that cannot take a connection waits before it looks again.
 const WAIT: Duration = Duration::from_millis(10);
 
-/// A bound socket that connections come to.
+/// How long an address may be taken by a process that has ended: the kernel takes its rings apart after it, and with them go the sockets
+/// that were accepted on. And how long between two looks.
+const TAKEN_MAX: Duration = Duration::from_secs(1);
+const TAKEN_LOOK: Duration = Duration::from_millis(10);
+
+/// A socket that has its address: connections come to it once it [listens](Listening::listen).
 pub(crate) enum Listening {
     Tcp(TcpListener, SocketAddr),
     Unix(UnixListener, PathBuf),
 }
 
-pub(crate) fn bind_tcp(host: &str, port: u16, backlog: i32) -> Result<Listening> {
+pub(crate) fn bind_tcp(host: &str, port: u16) -> Result<Listening> {
     let bind = || -> Result<Listening> {
         let at = (host, port).to_socket_addrs()?.next().context("the address names no host")?;
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
-        socket.bind(&at.into())?;
-        socket.listen(backlog)?;
+        once_free(|| socket.bind(&at.into()))?;
         let listener = TcpListener::from(socket);
         let at = listener.local_addr()?;
         Ok(Listening::Tcp(listener, at))
@@ -44,7 +48,20 @@ pub(crate) fn bind_tcp(host: &str, port: u16, backlog: i32) -> Result<Listening>
     bind().with_context(|| format!("cannot listen on {host}:{port}"))
 }
 
-pub(crate) fn bind_unix(path: &Path, mode: u32, backlog: i32) -> Result<Listening> {
+/// Binds an address, which whoever had it may be about to give back.
+fn once_free<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < TAKEN_MAX => {
+                std::thread::sleep(TAKEN_LOOK);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> Result<Listening> {
     let bind = || -> Result<Listening> {
         // a socket that a server left behind is in the way; anything else is somebody's file
         match std::fs::symlink_metadata(path) {
@@ -55,7 +72,6 @@ pub(crate) fn bind_unix(path: &Path, mode: u32, backlog: i32) -> Result<Listenin
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        socket.listen(backlog)?;
         Ok(Listening::Unix(UnixListener::from(std::os::fd::OwnedFd::from(socket)), path.to_owned()))
     };
     bind().with_context(|| format!("cannot listen on {}", path.display()))
@@ -66,8 +82,8 @@ pub(crate) fn bind_udp(server: &Server) -> Result<Option<UdpListener>> {
     let config = &server.config;
     let Some(port) = config.udp_port.filter(|_| config.unix_socket.is_none()) else { return Ok(None) };
     let host = config.listen.first().map_or("127.0.0.1", |at| at.host.as_str());
-    let socket =
-        std::net::UdpSocket::bind((host, port)).with_context(|| format!("cannot listen on {host}:{port} (UDP)"))?;
+    let bound = once_free(|| std::net::UdpSocket::bind((host, port)));
+    let socket = bound.with_context(|| format!("cannot listen on {host}:{port} (UDP)"))?;
     let id = socket.as_raw_fd() as u64;
     server
         .peers
@@ -84,6 +100,15 @@ impl ListenAt {
 }
 
 impl Listening {
+    /// Has the kernel take connections, as many as `backlog` before somebody accepts them.
+    fn listen(&self, backlog: i32) -> Result<()> {
+        let listens = match self {
+            Listening::Tcp(listener, _) => SockRef::from(listener).listen(backlog),
+            Listening::Unix(listener, _) => SockRef::from(listener).listen(backlog),
+        };
+        listens.with_context(|| format!("cannot listen on {}", self.address()))
+    }
+
     /// Its port; 0 for a Unix socket.
     pub(crate) fn port(&self) -> u16 {
         match self {
@@ -304,11 +329,12 @@ impl Ports {
     /// Binds a port at every address of -l.
     pub(crate) fn bind(&self, port: u16) -> Result<Vec<(Listening, ListenAt)>> {
         let config = &self.server.config;
-        config.listen.iter().map(|at| Ok((bind_tcp(&at.host, port, config.backlog)?, at.clone()))).collect()
+        config.listen.iter().map(|at| Ok((bind_tcp(&at.host, port)?, at.clone()))).collect()
     }
 
     /// Accepts connections from now on.
     pub(crate) fn listen(&self, listening: Listening, tenant: Option<u16>, at: &ListenAt) -> Result<()> {
+        listening.listen(self.server.config.backlog)?;
         let (listening, stopping) = (Arc::new(listening), Arc::new(AtomicBool::new(false)));
         let workers = self.workers.clone();
         let acceptor = Acceptor::new(&self.server, &self.cache, &listening, Arc::clone(&stopping), workers, tenant, at);

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
 /// Memory in bytes that this process may have: of the machine, or of the control groups that it is in, whichever is least. None where the
 /// kernel does not say.
 pub(crate) fn memory_bytes() -> Option<u64> {
@@ -14,6 +17,16 @@ pub(crate) fn memory_bytes() -> Option<u64> {
         limits.collect::<Vec<u64>>()
     });
     machine.into_iter().chain(limits).min()
+}
+
+/// Why a file of so many bytes could not be written to a folder now, if it could not.
+pub(crate) fn why_not_written(folder: &Path, bytes: u64) -> Option<String> {
+    if let Err(error) = access(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+        return Some(format!("{}, for this user", error.desc()));
+    }
+    let found = statvfs(folder).ok()?;
+    let free = found.blocks_available() * found.fragment_size();
+    (free < bytes).then(|| format!("{} MiB are free, and it may take {}", free >> 20, bytes.div_ceil(1 << 20)))
 }
 
 /// Of `/proc/meminfo`.
@@ -38,5 +51,14 @@ mod tests {
         assert_eq!(group_of("12:cpu:/a\n0::/system.slice/flashare.service\n"), Some("/system.slice/flashare.service"));
         assert_eq!(group_of("12:cpu:/a\n"), None);
         assert!(memory_bytes().is_none_or(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn a_folder_takes_what_it_has_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(why_not_written(folder.path(), 1), None);
+        let why = why_not_written(folder.path(), 1 << 60).unwrap();
+        assert!(why.ends_with(" MiB are free, and it may take 1099511627776"), "{why}");
+        assert!(why_not_written(&folder.path().join("none"), 1).is_some());
     }
 }

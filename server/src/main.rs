@@ -10,7 +10,7 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, User, initgroups, setgid, setsid, setuid};
 use sd_notify::NotifyState;
-use server::{Config, Flags, Security, start};
+use server::{Config, Flags, Running, Security, start};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 /// Names the file for [`write_ports`].
@@ -143,12 +143,8 @@ fn tell_service_manager(news: &[NotifyState<'_>]) {
     }
 }
 
-fn serve(flags: &Flags, config: Config) -> Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
-    let memory = config.memory_bytes >> 20;
-    let hosts: Vec<String> = config.listen.iter().map(|at| at.host.clone()).collect();
-    let socket = config.unix_socket.as_ref().map(|(path, _)| path.display().to_string());
-    let running = start(config)?;
+/// What follows once ports and files are open.
+fn settle_in(flags: &Flags, running: &Running) -> Result<()> {
     if let Some(path) = std::env::var_os(PORTS_FILE) {
         write_ports(Path::new(&path), &running.listeners())?;
     }
@@ -157,6 +153,20 @@ fn serve(flags: &Flags, config: Config) -> Result<()> {
     }
     if let Some(name) = &flags.user {
         become_user(name)?;
+    }
+    running.doubts().iter().for_each(|doubt| eprintln!("flashare: {doubt}"));
+    Ok(())
+}
+
+fn serve(flags: &Flags, config: Config) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
+    let memory = config.memory_bytes >> 20;
+    let hosts: Vec<String> = config.listen.iter().map(|at| at.host.clone()).collect();
+    let socket = config.unix_socket.as_ref().map(|(path, _)| path.display().to_string());
+    let running = start(config)?;
+    if let Err(error) = settle_in(flags, &running) {
+        running.stop(); // what it has taken over goes to the next start
+        return Err(error);
     }
     let flash = running.cache.settings().flash.map_or(0, |flash| flash.bytes >> 20);
     let tenants = running.cache.registry().tenants().count();

@@ -377,9 +377,13 @@ pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, k
         return Ok(());
     }
     let began = Instant::now();
+    let is_over = || began.elapsed() > LEAVING_MAX;
+    let mut background = cache.background();
+    cache.finish_recovery(&mut background, device, is_over);
     if !keeps_memory {
-        cache.leave(&mut cache.background(), device, || began.elapsed() > LEAVING_MAX);
+        cache.leave(&mut background, device, is_over);
     }
+    cache.flush_now(device);
     device.sync()?;
     let journal = cache.journal().filter(|journal| journal.works());
     if let Some(journal) = journal {

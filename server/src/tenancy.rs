@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use cache::{Cache, Recognition, Revised, TenantSpec, Terms};
+use cache::{Cache, Revised, TenantSpec, Terms};
 use parking_lot::Mutex;
 
 use crate::listen::Ports;
@@ -54,7 +54,7 @@ impl Tenancy {
         // a port that cannot be had refuses the whole, so it is bound before anything changes
         let mut bound = Vec::new();
         for spec in specs {
-            if let Recognition::Port(port) = spec.recognised
+            if let Some(port) = spec.recognised.port()
                 && registry.by_port(port).is_none()
             {
                 ensure!(self.ports.may_open(), "tenant '{}': with -s there are no ports", spec.name);

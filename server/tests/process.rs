@@ -68,6 +68,27 @@ fn flags_that_mean_nothing_end_with_another_code_than_what_may_pass() {
     assert_eq!(code(&["-l", "127.0.0.1", "-p", &port, "-m", "16", "--no-flash"]), Some(1));
 }
 
+/// The kernel takes the rings of a process apart a while after its end, and listeners are held until then.
+#[test]
+fn who_was_killed_can_be_started_again_at_once() {
+    let ports = tempfile::tempdir().unwrap();
+    let ports = ports.path().join("ports");
+    let mut port = "-1".to_owned();
+    for _ in 0..10 {
+        let mut command = flashare(&["-p", &port, "-m", "16", "--no-flash"]);
+        let mut process = Process(command.env("MEMCACHED_PORT_FILENAME", &ports).spawn().unwrap());
+        while !ports.exists() {
+            assert_eq!(process.0.try_wait().unwrap(), None, "it could not start");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        port = port_in(&ports).to_string();
+        let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(("127.0.0.1", port_in(&ports))).unwrap()).collect();
+        std::fs::remove_file(&ports).unwrap();
+        drop(process);
+        drop(clients);
+    }
+}
+
 /// As a container is paused, or a machine moved: what flash was asked meanwhile has not failed.
 #[test]
 fn a_process_that_stood_still_goes_on_with_its_flash() {

@@ -209,6 +209,58 @@ fn what_is_in_memory_outlives_a_clean_stop_in_its_file() {
     assert!(format!("{refused:#}").contains("remove it"), "{refused:#}");
 }
 
+/// What is in DRAM goes to its file, what is on flash stays there, the segment that was open too.
+#[test]
+fn flash_outlives_a_clean_stop_beside_a_memory_file() {
+    const KEYS: usize = 15_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, file) = (folder.path().join("flash"), folder.path().join("memory"));
+    let flags = ["-e", file.to_str().unwrap()];
+    let (running, mut client) = begin(&flash, &flags);
+    store(&mut client, KEYS);
+    let before = count(&mut client, KEYS);
+    running.stop();
+    let (running, mut client) = begin(&flash, &flags);
+    let after = count(&mut client, KEYS);
+    assert!(before > 12_000 && after * 100 > before * 95, "of {before} objects {after} came back");
+    running.stop();
+}
+
+/// The content is believed once: it is not used up by a start that comes to nothing.
+#[test]
+fn a_start_that_fails_leaves_the_content_to_the_next() {
+    const KEYS: usize = 15_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (flash, before) = stopped(folder.path(), KEYS);
+    let size = format!("{}:32MiB", flash.display());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let tenants = folder.path().join("tenants.toml");
+    std::fs::write(&tenants, format!("[[tenant]]\nname = \"a\"\nport = {port}\n")).unwrap();
+    let bad = folder.path().join("bad");
+    for (name, content) in [("bad", "no memory"), ("bad.meta", "no voucher")] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let (tenants, bad, taken) = (tenants.to_str().unwrap(), bad.to_str().unwrap(), format!("127.0.0.1:{port}"));
+    for (why, flags) in [
+        ("cannot listen", &["-p", &port][..]),
+        ("cannot listen", &["-p", "-1", "--config", tenants]),
+        ("--admin", &["-p", "-1", "--admin", &taken]),
+        ("-e", &["-p", "-1", "-e", bad]),
+        ("no such", &["-p", "-1", "-Y", "/no/such/file"]),
+    ] {
+        let own = ["flashare", "-m", "4", "--flash", &size];
+        let error =
+            Config::new(&Flags::parse_from(own.iter().chain(flags))).and_then(start).err().expect("it cannot start");
+        let error = format!("{error:#}");
+        assert!(error.to_lowercase().contains(why), "{error}");
+    }
+    let (running, mut client) = begin(&flash, &[]);
+    let after = count(&mut client, KEYS);
+    assert!(after * 100 > before * 95, "of {before} objects {after} came back");
+    running.stop();
+}
+
 #[test]
 fn tenants_keep_their_numbers_over_restarts() {
     let folder = tempfile::tempdir().unwrap();

@@ -44,6 +44,11 @@ impl Recognition {
     pub fn is_by_key(&self) -> bool {
         matches!(self, Recognition::Rest | Recognition::Prefix(_))
     }
+
+    /// The port that it listens to, if that is its rule.
+    pub fn port(&self) -> Option<u16> {
+        if let Recognition::Port(port) = self { Some(*port) } else { None }
+    }
 }
 
 /// What a tenant is promised and held to. All of it can be changed while it is served.
