@@ -53,7 +53,7 @@ pub enum Dialect {
 /// An address to listen on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenAt {
-    /// Host name or address.
+    /// Host name, for each of its addresses; an address; or `*`.
     pub host: String,
     /// Port; None for that of -p.
     pub port: Option<u16>,
@@ -348,7 +348,7 @@ fn seed() -> u64 {
 
 fn dialect(name: &str) -> Result<Dialect> {
     match name {
-        "auto" | "auto-negotiate" => Ok(Dialect::Auto),
+        "auto" | "auto-negotiate" | "negotiating" => Ok(Dialect::Auto),
         "ascii" => Ok(Dialect::Ascii),
         "binary" => Ok(Dialect::Binary),
         _ => bail!("'{name}' is no protocol: take ascii, binary or auto"),
@@ -358,7 +358,7 @@ fn dialect(name: &str) -> Result<Dialect> {
 /// Reads what -l names: parts in front of the address say protocol, tag (without meaning here) and whether TLS is spoken.
 fn listen_at(texts: &[String], dialect_else: Dialect) -> Result<Vec<ListenAt>> {
     let mut all = Vec::new();
-    for text in texts.iter().flat_map(|list| list.split(',')).filter(|text| !text.is_empty()) {
+    for text in texts.iter().flat_map(|list| list.split([',', ';'])).filter(|text| !text.is_empty()) {
         let mut at = ListenAt { host: String::new(), port: None, dialect: dialect_else, security: Security::Stated };
         let mut rest = text;
         loop {
@@ -453,6 +453,7 @@ mod tests {
             security: Security::Stated,
         };
         assert_eq!(read("127.0.0.1,0.0.0.0:11300"), [at("127.0.0.1", None), at("0.0.0.0", Some(11300))]);
+        assert_eq!(read("127.0.0.1;proto[negotiating]:[::1]"), [at("127.0.0.1", None), at("::1", None)]);
         assert_eq!(read("::1"), [at("::1", None)]);
         assert_eq!(read("[::1]:5"), [at("::1", Some(5))]);
         let ascii = ListenAt { dialect: Dialect::Ascii, ..at("h", Some(1)) };

@@ -29,7 +29,7 @@ pub struct Running {
     tenancy: Arc<Tenancy>,
     socket_file: Option<PathBuf>,
     workers: Vec<Worker>,
-    datagrams: Option<Worker>,
+    datagrams: Vec<Worker>,
     background: Background,
     /// Where what a clean stop leaves goes.
     left: Option<(Arc<dyn Device>, Companions)>,
@@ -136,7 +136,7 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     cache.advance(server.now());
     let background = Background::start(&server, &cache, device.clone())?;
     let (stop, stopped) = watch::channel(false);
-    let has_tokio = driver == Driver::Tokio || udp.is_some();
+    let has_tokio = driver == Driver::Tokio || !udp.is_empty();
     let reads = device.as_ref().filter(|_| has_tokio).map(FlashReads::start).transpose()?.map(Arc::new);
     let parts = |udp| WorkerParts {
         server: Arc::clone(&server),
@@ -149,8 +149,10 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     };
     let start = |number| driver.start(number, parts(None));
     let workers = (0..server.config.threads).map(start).collect::<std::io::Result<Vec<_>>>()?;
-    // datagrams have a worker of their own, with the portable driver
-    let datagrams = udp.map(|udp| Driver::Tokio.start(server.config.threads, parts(Some(udp)))).transpose()?;
+    // datagrams have workers of their own, with the portable driver
+    let numbered = (server.config.threads..).zip(udp);
+    let datagrams = numbered.map(|(number, udp)| Driver::Tokio.start(number, parts(Some(udp))));
+    let datagrams = datagrams.collect::<std::io::Result<Vec<_>>>()?;
     let socket_file = server.config.unix_socket.as_ref().map(|(path, _)| path.clone());
     let ports = Arc::new(Ports::new(&server, &cache, workers.iter().map(|worker| worker.handover.clone()).collect()));
     let numbers = companions.as_ref().filter(|_| device.is_some()).map(|companions| companions.numbers.clone());
@@ -197,7 +199,8 @@ fn bind_everywhere(config: &Config) -> Result<Vec<Bound>> {
     for at in &config.listen {
         let own = at.port.or(config.port).map(|port| (port, false));
         for (port, is_a_tenants) in own.into_iter().chain(tenants().map(|port| (port, true))) {
-            bound.push(Bound { socket: bind_tcp(&at.host, port)?, at: at.clone(), is_a_tenants });
+            let sockets = bind_tcp(&at.host, port)?.into_iter();
+            bound.extend(sockets.map(|socket| Bound { socket, at: at.clone(), is_a_tenants }));
         }
     }
     Ok(bound)

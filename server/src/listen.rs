@@ -1,7 +1,7 @@
 //! Listeners, and the threads that accept on them and deal the connections out.
 
 use std::io::{self, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,17 +35,52 @@ pub(crate) enum Listening {
     Unix(UnixListener, PathBuf),
 }
 
-pub(crate) fn bind_tcp(host: &str, port: u16) -> Result<Listening> {
-    let bind = || -> Result<Listening> {
-        let at = (host, port).to_socket_addrs()?.next().context("the address names no host")?;
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+/// Binds a port at every address that `host` stands for: a name may have several, `*` is all of this machine's.
+pub(crate) fn bind_tcp(host: &str, port: u16) -> Result<Vec<Listening>> {
+    let bind = |at: SocketAddr| {
+        let socket = new_socket(at, Type::STREAM)?;
         socket.set_reuse_address(true)?;
+        // for the connections, which have it from here: small replies leave at once, and a client that is gone without a word is noticed
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(true)?;
         once_free(|| socket.bind(&at.into()))?;
         let listener = TcpListener::from(socket);
         let at = listener.local_addr()?;
         Ok(Listening::Tcp(listener, at))
     };
-    bind().with_context(|| format!("cannot listen on {host}:{port}"))
+    bind_each(host, port, bind).with_context(|| format!("cannot listen on {host}:{port}"))
+}
+
+/// A socket of one family alone: the other has ports of its own.
+fn new_socket(at: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), kind, None)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn bind_each<T>(host: &str, port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<Vec<T>> {
+    let mut addresses: Vec<SocketAddr> = match host {
+        "*" => vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
+        host => (host, port).to_socket_addrs()?.collect(),
+    };
+    addresses.sort_unstable();
+    addresses.dedup();
+    let (mut bound, mut failed) = (Vec::new(), None);
+    for at in addresses {
+        match bind(at) {
+            Ok(socket) => bound.push(socket),
+            // a name may have addresses that are not this machine's, and a machine no IPv6
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => failed = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match failed {
+        Some(error) if bound.is_empty() => Err(error.into()),
+        None if bound.is_empty() => bail!("the name has no address"),
+        _ => Ok(bound),
+    }
 }
 
 /// Binds an address, which whoever had it may be about to give back.
@@ -77,19 +112,28 @@ pub(crate) fn bind_unix(path: &Path, mode: u32) -> Result<Listening> {
     bind().with_context(|| format!("cannot listen on {}", path.display()))
 }
 
-/// Binds the UDP port, if there is to be one.
-pub(crate) fn bind_udp(server: &Server) -> Result<Option<UdpListener>> {
+/// Binds the UDP port, if there is to be one, where the others are; where -l names a port it is that.
+pub(crate) fn bind_udp(server: &Server) -> Result<Vec<UdpListener>> {
     let config = &server.config;
-    let Some(port) = config.udp_port.filter(|_| config.unix_socket.is_none()) else { return Ok(None) };
-    let host = config.listen.first().map_or("127.0.0.1", |at| at.host.as_str());
-    let bound = once_free(|| std::net::UdpSocket::bind((host, port)));
-    let socket = bound.with_context(|| format!("cannot listen on {host}:{port} (UDP)"))?;
-    let id = socket.as_raw_fd() as u64;
-    server
-        .peers
-        .lock()
-        .insert(id, Arc::new(Peer::new(id, format!("udp:{}", socket.local_addr()?), None, server.now())));
-    Ok(Some(UdpListener { socket, dialect: config.dialect }))
+    let Some(port) = config.udp_port.filter(|_| config.unix_socket.is_none()) else { return Ok(Vec::new()) };
+    let bind = |at: SocketAddr| {
+        let socket = new_socket(at, Type::DGRAM)?;
+        once_free(|| socket.bind(&at.into()))?;
+        Ok(std::net::UdpSocket::from(socket))
+    };
+    let mut bound = Vec::new();
+    for at in &config.listen {
+        let port = at.port.unwrap_or(port);
+        let sockets = bind_each(&at.host, port, bind);
+        let sockets = sockets.with_context(|| format!("cannot listen on {}:{port} (UDP)", at.host))?;
+        bound.extend(sockets.into_iter().map(|socket| UdpListener { socket, dialect: config.dialect }));
+    }
+    for UdpListener { socket, .. } in &bound {
+        let id = socket.as_raw_fd() as u64;
+        let peer = Peer::new(id, format!("udp:{}", socket.local_addr()?), None, server.now());
+        server.peers.lock().insert(id, Arc::new(peer));
+    }
+    Ok(bound)
 }
 
 impl ListenAt {
@@ -329,7 +373,11 @@ impl Ports {
     /// Binds a port at every address of -l.
     pub(crate) fn bind(&self, port: u16) -> Result<Vec<(Listening, ListenAt)>> {
         let config = &self.server.config;
-        config.listen.iter().map(|at| Ok((bind_tcp(&at.host, port)?, at.clone()))).collect()
+        let mut bound = Vec::new();
+        for at in &config.listen {
+            bound.extend(bind_tcp(&at.host, port)?.into_iter().map(|listening| (listening, at.clone())));
+        }
+        Ok(bound)
     }
 
     /// Accepts connections from now on.
@@ -362,5 +410,35 @@ impl Ports {
             let _ = thread.join();
             self.server.peers.lock().remove(&listening.id());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_have_what_their_listener_was_given() {
+        for listening in bind_tcp("*", 0).unwrap() {
+            listening.listen(8).unwrap();
+            let client = TcpStream::connect(("localhost", listening.port()));
+            let Listening::Tcp(listener, at) = &listening else { panic!("it is no TCP port") };
+            if at.is_ipv4() {
+                client.unwrap();
+                let accepted = listener.accept().unwrap().0;
+                assert!(accepted.nodelay().unwrap() && SockRef::from(&accepted).keepalive().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn families_are_apart_and_taken_ports_are_refused() {
+        let first = bind_tcp("0.0.0.0", 0).unwrap().remove(0);
+        first.listen(8).unwrap();
+        if let Ok(other) = bind_tcp("::", first.port()) {
+            other[0].listen(8).expect("another family has ports of its own");
+        }
+        assert!(bind_tcp("0.0.0.0", first.port()).is_err());
+        assert!(bind_tcp("no.such.name.invalid", 0).is_err());
     }
 }

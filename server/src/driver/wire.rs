@@ -37,13 +37,6 @@ impl AsRawFd for Accepted {
 }
 
 impl Accepted {
-    /// Makes small replies leave at once.
-    pub(crate) fn set_up(&self) {
-        if let Accepted::Tcp(stream) = self {
-            let _ = stream.set_nodelay(true); // a socket that is gone already says so when it is read
-        }
-    }
-
     /// Ends it in both directions; what waits for it is answered.
     pub(crate) fn shut_down(&self) {
         let _ = match self {
@@ -128,7 +121,6 @@ impl Wire {
         let socket = match accepted {
             Accepted::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
                 Socket::Tcp(TcpStream::from_std(stream)?)
             }
             Accepted::Unix(stream) => {

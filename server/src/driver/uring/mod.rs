@@ -344,7 +344,6 @@ impl Uring {
     }
 
     fn admit(&mut self, Incoming { socket, arrival, tls }: Incoming) -> io::Result<()> {
-        socket.set_up();
         let peer = arrival.peer.clone();
         let connection = Connection::new(Arc::clone(&self.parts.server), arrival);
         connection.tell_new();
