@@ -21,6 +21,7 @@ mod evicted;
 mod history;
 mod hot;
 mod intent;
+mod leave;
 mod listing;
 mod memory;
 mod publish;
@@ -52,6 +53,7 @@ pub use flash_store::{
 };
 use hot::HotOnFlash;
 pub use intent::{Completed, FlashObject, FlashRead};
+pub use leave::Left;
 pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, mix};
 use memory::Memory;

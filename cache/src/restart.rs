@@ -16,18 +16,15 @@ use std::sync::atomic::Ordering;
 use flash_store::{
     Device, FlashStore, Found, Identity, Image, Journal, JournalFile, Note, Page, Remembered, SyncPolicy,
 };
-use log_memory::Cursor;
 use tenants::Numbering;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::step::{Background, Loser};
+use crate::step::Background;
 use crate::{Cache, CacheSettings};
 
 const MAGIC: &[u8; 16] = b"flashare image 4";
 /// Bytes of an image that are read at a time.
 const IMAGE_BUFFER: usize = 1 << 20;
-/// Buckets of the DRAM index that are emptied at a time.
-const BUCKETS_A_PIECE: usize = 256;
 /// Versions that a crash may have taken: more than are made between two beats of the journal's clock.
 const VERSIONS_A_CRASH: u64 = 1 << 30;
 /// Seconds that may have passed since the journal's clock was written last.
@@ -36,8 +33,6 @@ const BEAT_SECS: u32 = 2;
 const BACK_SECS_MAX: u32 = 5;
 /// Stands for every tenant in the journal: what has a time to live is over, because the clock cannot be trusted.
 const TIMED_OUT: u16 = u16::MAX;
-/// Times that an object which found no place is offered to further segments.
-const OFFERS_MAX: usize = 3;
 
 /// Sums up what passes.
 pub(crate) struct Summed<S> {
@@ -121,76 +116,6 @@ impl Cache {
         while self.is_recovering() && !is_over() {
             self.recover_step(self.flash_tier(), device, background);
         }
-    }
-
-    /// Moves what lies in DRAM to flash, whatever the predictor says, until all has gone or `is_over` says that there is no
-    /// more time; what is in the open segment then is [written](Cache::flush_now) by the caller. Nobody else may use the cache. Returns how
-    /// many objects went.
-    pub fn leave(&self, background: &mut Background, device: &dyn Device, is_over: impl Fn() -> bool) -> usize {
-        if self.flash.as_ref().is_none_or(|flash| !flash.is_enabled()) {
-            return 0;
-        }
-        let (mut cursor, mut at_end, mut gone) = (Cursor::default(), false, 0);
-        let mut waiting: Vec<(u16, Box<[u8]>, usize)> = Vec::new();
-        while !(is_over() || at_end && waiting.is_empty()) {
-            if !at_end {
-                let guard = background.worker.participant.enter();
-                at_end = !self.memory.visit(&guard, &mut cursor, BUCKETS_A_PIECE, |object| {
-                    waiting.push((object.tenant(), object.key().into(), 0));
-                });
-            }
-            let written = self.offer(background, device, &mut waiting, &mut gone);
-            if at_end && !written && !waiting.is_empty() {
-                self.make_place(background, device);
-            }
-        }
-        gone
-    }
-
-    /// Offers each that waits to the open segment; keeps those that found no place. Returns whether a segment was written.
-    fn offer(
-        &self,
-        background: &mut Background,
-        device: &dyn Device,
-        waiting: &mut Vec<(u16, Box<[u8]>, usize)>,
-        gone: &mut usize,
-    ) -> bool {
-        let mut written = false;
-        let mut refused = Vec::new();
-        for (tenant, key, offers) in waiting.drain(..) {
-            match self.leave_one(background, tenant, &key) {
-                Loser::Demoted => *gone += 1,
-                Loser::Kept if offers < OFFERS_MAX => refused.push((tenant, key, offers + 1)),
-                _ => {}
-            }
-            if self.flash_tier().wants_to_seal() {
-                self.make_place(background, device);
-                written = true;
-            }
-        }
-        *waiting = refused;
-        written
-    }
-
-    fn make_place(&self, background: &mut Background, device: &dyn Device) {
-        self.flush_now(device);
-        self.recycle_step(self.flash_tier(), device, background, 0);
-    }
-
-    fn leave_one(&self, background: &mut Background, tenant: u16, key: &[u8]) -> Loser {
-        let worker = &mut background.worker;
-        let hash = self.memory.hash(tenant, key);
-        let guard = worker.participant.enter();
-        let lock = self.memory.lock(hash);
-        let Some(object) = self.live(&guard, tenant, key, hash) else { return Loser::Gone };
-        if object.access().stale || object.chosen_unique().is_some() {
-            return Loser::Dropped; // it has no place on flash
-        }
-        let loser = self.demote(self.flash_tier(), &worker.hands, hash, &object);
-        if loser == Loser::Demoted {
-            self.hide(&lock, object);
-        }
-        loser
     }
 
     /// Writes the image. Nobody else may use the cache, and nothing may be in the open flash segment.

@@ -123,6 +123,59 @@ fn a_clean_stop_keeps_what_was_stored_last_and_nothing_else() {
     );
 }
 
+/// Objects that were stored and not demoted, every tenth of which was read.
+fn in_memory(flash_segment: usize) -> (Cache, MemoryDevice) {
+    const KEYS: usize = 3_000;
+    let mut settings = CacheSettings::for_memory(4 << 20);
+    settings.flash =
+        Some(FlashSettings { segment_bytes: Some(flash_segment), ..FlashSettings::for_bytes(FLASH_BYTES) });
+    let (cache, device) = (Cache::new(settings).unwrap(), MemoryDevice::new(FLASH_BYTES));
+    let mut worker = cache.worker();
+    for key in 0..KEYS {
+        let name = format!("key{key}");
+        let value = [key as u8; 500];
+        cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, name.as_bytes(), &value)).unwrap();
+        if key % 10 == 0 {
+            assert!(matches!(cache.turn(&mut worker).get(0, name.as_bytes()), Lookup::Hit(_)));
+        }
+    }
+    assert_eq!(cache.figures().objects, KEYS, "all of it lies in DRAM");
+    drop(worker);
+    (cache, device)
+}
+
+/// The last records of a segment find no place in it, and there are many of them where segments are large.
+#[test]
+fn all_that_is_in_memory_goes_to_flash() {
+    for flash_segment in [128 << 10, 512 << 10] {
+        let (cache, device) = in_memory(flash_segment);
+        let left = cache.leave(&mut cache.background(), &device, || false);
+        assert_eq!((left.moved, left.stayed, cache.figures().objects), (3_000, 0, 0));
+    }
+}
+
+#[test]
+fn what_was_read_goes_first_where_time_is_short() {
+    let mut both = 0;
+    for pieces in 1..10 {
+        let (cache, device) = in_memory(128 << 10);
+        let looked = std::cell::Cell::new(0);
+        let is_over = || looked.replace(looked.get() + 1) >= pieces;
+        let left = cache.leave(&mut cache.background(), &device, is_over);
+        let mut worker = cache.worker();
+        let mut stays = |key: usize| {
+            let name = format!("key{key}");
+            matches!(cache.turn(&mut worker).get(0, name.as_bytes()), Lookup::Hit(_))
+        };
+        let read = (0..3_000).step_by(10).filter(|key| stays(*key)).count();
+        let unread = (0..3_000).filter(|key| key % 10 != 0 && stays(*key)).count();
+        assert!(read == 0 || unread == 2_700, "{read} that were read stay, of the others {unread}");
+        assert!(left.stayed == 0 || left.stayed == read + unread);
+        both += usize::from(unread > 0 && unread < 2_700);
+    }
+    assert!(both > 0, "time was never too short");
+}
+
 #[test]
 fn a_damaged_or_foreign_image_is_refused() {
     let device = MemoryDevice::new(FLASH_BYTES);

@@ -98,6 +98,8 @@ pub struct Config {
     pub journal_sync: SyncPolicy,
     /// Bytes of the journal.
     pub journal_bytes: Option<u64>,
+    /// Longest time that a clean stop takes to move what is in memory to flash.
+    pub stop: Duration,
     /// Flash that holds something else may be overwritten.
     pub flash_format: bool,
     /// Folder for what belongs to flash and cannot lie beside it.
@@ -233,6 +235,7 @@ impl Config {
             backlog: flags.backlog,
             restart: flags.restart.parse().map_err(anyhow::Error::msg).context("--restart")?,
             journal_sync: journal_sync(&flags.journal_sync)?,
+            stop: Duration::from_secs(flags.stop_secs.into()),
             journal_bytes: flags.flash_journal.as_deref().map(journal_size).transpose()?,
             flash_format: flags.flash_format,
             state_dir: state_dir(flags),

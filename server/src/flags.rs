@@ -182,6 +182,9 @@ pub struct Flags {
     /// Size of the journal of --restart crash [default: a 256th of the flash, 1MiB to 32MiB]
     #[arg(long, value_name = "SIZE", help_heading = OURS)]
     pub flash_journal: Option<String>,
+    /// Seconds that a clean stop may take to move what is in memory to flash; what was read goes first
+    #[arg(long, value_name = "SECS", default_value_t = 10, help_heading = OURS)]
+    pub stop_secs: u32,
     /// Overwrite what the flash file or device holds, if it is not this version's
     #[arg(long, help_heading = OURS)]
     pub flash_format: bool,

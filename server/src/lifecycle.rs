@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cache::{Cache, CacheSettings, Device, FileDevice, JoinedDevice};
@@ -126,7 +127,7 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
         && let Err(error) = file.load(&cache, device.as_deref())
     {
         if let Some((device, companions)) = device.as_deref().zip(companions.as_ref()) {
-            leave_flash(&cache, device, companions, true);
+            leave_flash(&cache, device, companions, None);
         }
         return Err(error.context("-e"));
     }
@@ -207,8 +208,8 @@ fn bind_everywhere(config: &Config) -> Result<Vec<Bound>> {
 }
 
 /// Leaves flash so that the next start can serve what it holds, or says why not.
-fn leave_flash(cache: &Cache, device: &dyn Device, companions: &Companions, keeps_memory: bool) {
-    if let Err(error) = restart::end(cache, device, companions, keeps_memory) {
+fn leave_flash(cache: &Cache, device: &dyn Device, companions: &Companions, moving: Option<Duration>) {
+    if let Err(error) = restart::end(cache, device, companions, moving) {
         eprintln!("flashare: the next start will be empty: {error:#}");
     }
 }
@@ -296,7 +297,8 @@ impl Running {
             eprintln!("flashare: -e {}: what was in memory is lost: {error:#}", file.0.display());
         }
         if let Some((device, companions)) = self.left {
-            leave_flash(&self.cache, &*device, &companions, self.memory_file.is_some());
+            let moving = self.memory_file.is_none().then_some(self.server.config.stop);
+            leave_flash(&self.cache, &*device, &companions, moving);
         }
         if let Some(path) = self.socket_file {
             let _ = std::fs::remove_file(path);

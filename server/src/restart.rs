@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cache::{
-    Cache, CacheSettings, Device, Image, Journal, JournalFile, JournalInFile, Numbering, Page, PartState, Recognition,
-    Released, Superblock, SyncPolicy,
+    Cache, CacheSettings, Device, Image, Journal, JournalFile, JournalInFile, Left, Numbering, Page, PartState,
+    Recognition, Released, Superblock, SyncPolicy,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::shared::wall_secs;
 
-/// Longest time that moving DRAM's content to flash may take at a stop.
-const LEAVING_MAX: Duration = Duration::from_secs(10);
+/// Longest time that looking through what is left of before the start may take at a stop, where nothing has to be moved.
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// Bytes of the number that names an image, at its beginning.
 const NONCE_BYTES: u64 = 8;
 /// Part of the flash that its journal takes.
@@ -368,20 +368,26 @@ pub(crate) fn segment_bytes_of(device: &dyn Device) -> Option<usize> {
     (found.image != 0 || found.journal != 0).then_some(found.segment_bytes as usize)
 }
 
-/// Leaves everything so that the next start can serve it; what is in DRAM too, unless that is kept elsewhere. Nobody else may use
-/// the cache any more.
-pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, keeps_memory: bool) -> Result<()> {
+/// Leaves everything so that the next start can serve it; of what is in DRAM, as much as there is time for to be moved to flash (None: it is kept
+/// elsewhere). Nobody else may use the cache any more.
+pub(crate) fn end(cache: &Cache, device: &dyn Device, companions: &Companions, moving: Option<Duration>) -> Result<()> {
     if !cache.figures().flash.is_some_and(|flash| flash.enabled) {
         ensure!(cache.journal().is_some_and(cache::Journal::works), "the flash is out of use");
         eprintln!("flashare: the flash is out of use: the next start looks through what is on it, as after a crash");
         return Ok(());
     }
     let began = Instant::now();
-    let is_over = || began.elapsed() > LEAVING_MAX;
+    let is_over = |most| move || began.elapsed() > most;
     let mut background = cache.background();
-    cache.finish_recovery(&mut background, device, is_over);
-    if !keeps_memory {
-        cache.leave(&mut background, device, is_over);
+    cache.finish_recovery(&mut background, device, is_over(moving.unwrap_or(STOP_MAX)));
+    if let Some(most) = moving {
+        let left = cache.leave(&mut background, device, is_over(most));
+        if left.stayed > 0 {
+            let Left { moved, stayed } = left;
+            eprintln!(
+                "flashare: {moved} objects of memory went to flash, for {stayed} more there was no time: see --stop-secs"
+            );
+        }
     }
     cache.flush_now(device);
     device.sync()?;
