@@ -55,7 +55,7 @@ use hot::HotOnFlash;
 pub use intent::{Completed, FlashObject, FlashRead};
 pub use leave::Left;
 pub use listing::{Listed, Listing};
-pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, mix};
+pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, give_back_large_buffers, mix};
 use memory::Memory;
 pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};

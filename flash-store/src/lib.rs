@@ -441,9 +441,11 @@ impl FlashStore {
             return Placed::TooLarge;
         }
         (open.offers, open.offered_bytes) = (open.offers + 1, open.offered_bytes + record_bytes);
-        let Some(spot) = open.packing.place(hash, record_bytes, &self.layout) else {
+        let anywhere = 2 * open.refused_bytes() >= self.segment_bytes();
+        let Some(spot) = open.packing.place(hash, record_bytes, &self.layout, anywhere) else {
             open.refused += 1;
-            return Placed::Refused;
+            // what an empty segment has no place for, none has
+            return if anywhere && open.records == 0 { Placed::TooLarge } else { Placed::Refused };
         };
         let seed = PageSeed::new(self.secret, open.sequence, spot.page as u32);
         format::write_record(&mut open.pages[spot.page..], spot.at, seed, head, value);
@@ -516,9 +518,8 @@ impl FlashStore {
 
     fn is_full(&self, open: &OpenSegment) -> bool {
         let bytes = self.segment_bytes();
-        // counted as records of middling size: that large ones find no place says nothing about small ones
-        let refused_bytes = open.refused * (open.offered_bytes / open.offers.max(1));
-        open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || refused_bytes >= bytes
+        let is_refused = open.refused_bytes() >= bytes && open.records > 0;
+        open.packing.bytes() * 100 >= bytes * SEAL_AT_PERCENT || is_refused
     }
 
     /// Seals the open segment. It stays readable from DRAM until [`FlashStore::written`] is called.

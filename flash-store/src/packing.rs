@@ -57,6 +57,8 @@ struct Offer {
     least: usize,
     /// Whether large records come too.
     mixed: bool,
+    /// Whether a large record may break a row.
+    anywhere: bool,
 }
 
 impl Offer {
@@ -94,8 +96,9 @@ impl Packing {
         }
     }
 
-    /// Takes a place for a record.
-    pub(crate) fn place(&mut self, hash: u64, bytes: usize, layout: &EntryLayout) -> Option<Spot> {
+    /// Takes a place for a record. `anywhere`: a large one may lie where it leaves less room for others of its size. What a hash names are the same
+    /// pages in each segment: of records that are nearly half as large as it, half would never find a place otherwise.
+    pub(crate) fn place(&mut self, hash: u64, bytes: usize, layout: &EntryLayout, anywhere: bool) -> Option<Spot> {
         self.sizes[self.offered % SIZES] = bytes as u32;
         self.offered += 1;
         let sizes = &self.sizes[..self.offered.min(SIZES)];
@@ -103,7 +106,7 @@ impl Packing {
         self.largest = self.largest.max(bytes);
         self.smallest = self.smallest.min(bytes);
         let mixed = self.expects_large || self.is_mixed();
-        let offer = Offer { bytes, pages: bytes.div_ceil(PAGE_BYTES), least, mixed };
+        let offer = Offer { bytes, pages: bytes.div_ceil(PAGE_BYTES), least, mixed, anywhere };
         let further = self.further(&offer, layout);
         let mut best: Option<(i64, Spot)> = None;
         for choice in 0..CHOICES {
@@ -184,16 +187,17 @@ impl Packing {
         Some((score, end))
     }
 
-    /// A large record begins where a row of such records would, or beside another.
+    /// A large record begins where a row of such records would that ends where the segment does, or beside another. A row from the beginning on would have
+    /// hardly anything to begin it: only hashes that name its very first page.
     fn score_large(&self, offer: &Offer, page: usize) -> Option<(i64, usize)> {
         let end = page + offer.pages;
         if end > self.used.len() || !self.are_blank(page, end) {
             return None;
         }
-        let in_row = (page - 1).is_multiple_of(offer.pages);
+        let in_row = (self.used.len() - page).is_multiple_of(offer.pages);
         let beside = [self.used[page - 1] != 0, self.used.get(end).is_none_or(|used| *used != 0)];
         let score = 3 * i64::from(in_row) + beside.into_iter().map(i64::from).sum::<i64>();
-        (score > 0).then(|| (score * self.used.len() as i64 + page as i64, end))
+        (score > 0 || offer.anywhere).then(|| (score * self.used.len() as i64 + page as i64, end))
     }
 
     fn are_blank(&self, from: usize, to: usize) -> bool {
@@ -311,7 +315,8 @@ mod tests {
         while refused < pages * PAGE_BYTES && packing.bytes() * 1000 < pages * PAGE_BYTES * 998 {
             n += 1;
             let (hash, bytes) = (mix(n * 3), size(n));
-            let Some(spot) = packing.place(hash, bytes, &layout) else {
+            let anywhere = 2 * refused >= pages * PAGE_BYTES;
+            let Some(spot) = packing.place(hash, bytes, &layout, anywhere) else {
                 refused += bytes;
                 continue;
             };
@@ -344,6 +349,10 @@ mod tests {
         }
         let largest = fill(4 * PAGES, |_| (1 << 20) - 8);
         assert!(largest >= 0.95, "1 MiB in segments of 64 MiB: {largest}");
+        for (pages, bytes) in [(512, 200_000), (2048, 1_000_000), (PAGES, 300_000)] {
+            let filled = fill(pages, |_| bytes + 48);
+            assert!(filled >= 0.95, "{bytes} in segments of {pages} pages: {filled}");
+        }
     }
 
     #[test]

@@ -53,6 +53,13 @@ pub(crate) struct OpenSegment {
     pub(crate) refused: usize,
 }
 
+impl OpenSegment {
+    /// About how many bytes found no place, counted as records of middling size: that large ones find none says nothing about small ones.
+    pub(crate) fn refused_bytes(&self) -> usize {
+        self.refused * (self.offered_bytes / self.offers.max(1))
+    }
+}
+
 /// Which segments are in which state.
 pub(crate) struct Lives {
     pub(crate) open: Option<OpenSegment>,

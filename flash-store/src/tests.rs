@@ -246,3 +246,37 @@ fn a_tier_of_other_sizes_finds_what_the_former_index_led_to() {
         assert_eq!(read(&larger, &device, &key(n)), expected, "key{n}");
     }
 }
+
+/// What a hash names are the same pages in each segment: what finds no place in an empty one must not be offered to one after the other.
+#[test]
+fn records_of_up_to_half_a_segment_find_a_place_and_no_segment_is_written_empty() {
+    const SEGMENT_BYTES: usize = 512 << 10;
+    for value_bytes in [60_000, 120_000, 170_000, 250_000, 262_000] {
+        let flash_bytes = (PAGE_BYTES + 64 * SEGMENT_BYTES) as u64;
+        let shape = FlashShape { flash_bytes, segment_bytes: SEGMENT_BYTES, objects: 4000, secret: 99 };
+        let (store, device) = (FlashStore::new(shape).unwrap(), MemoryDevice::new(flash_bytes));
+        let value = vec![7; value_bytes];
+        let mut left: Vec<String> = (0..20_000_000 / value_bytes / 2).map(|n| format!("key{n}")).collect();
+        let mut written = 0;
+        for round in 0.. {
+            assert!(round < 60, "{value_bytes}: {} found no place", left.len());
+            left.retain(|key| {
+                let placed = append(&store, key, 1, &value);
+                assert!(matches!(placed, Placed::Yes | Placed::Refused), "{value_bytes}: {placed:?}");
+                if store.wants_to_seal() {
+                    let packed = store.ledger().record_bytes;
+                    assert!(packed > written, "{value_bytes}: an empty segment is written");
+                    written = packed;
+                    flush(&store, &device);
+                }
+                placed != Placed::Yes
+            });
+            if left.is_empty() {
+                break;
+            }
+        }
+        let ledger = store.ledger();
+        let filled = written as f64 / (ledger.segments_written * SEGMENT_BYTES as u64) as f64;
+        assert!(filled > 0.45, "{value_bytes}: {filled}");
+    }
+}

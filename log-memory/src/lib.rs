@@ -41,7 +41,7 @@ pub use object::{
 pub use open_segment::{NoSpace, Writer};
 use open_segment::{discharge, discharge_all};
 pub use pin::Pinned;
-pub use region::Region;
+pub use region::{Region, give_back_large_buffers};
 pub use relocate::{Found, Part, Relocated};
 use segment::Segments;
 pub use segment::{SegmentId, State};

@@ -24,6 +24,20 @@ const STREAMED_MIN: usize = 8 << 10;
 /// Miri knows no more than the plain mapping.
 const MAPPING: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
 
+/// Bytes from which on an allocation has a mapping of its own.
+#[cfg(target_env = "gnu")]
+const MAPPED_MIN: i32 = 256 << 10;
+
+/// Has what large buffers of the process take go back to the system as soon as they are freed. Left alone, glibc raises the size from which on it does
+/// that to that of what was freed last: then buffers for large values lie among small ones, and what one leaves behind is of no use to the next.
+pub fn give_back_large_buffers() {
+    #[cfg(all(target_env = "gnu", not(miri)))]
+    // SAFETY: it changes a number of the allocator's, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_MIN);
+    }
+}
+
 /// A private anonymous mapping, zero until written, returned to the system on drop. Sizes are in bytes.
 pub struct Region {
     base: NonNull<AtomicU64>,

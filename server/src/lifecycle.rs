@@ -89,6 +89,7 @@ fn prepare(flash: &FlashPath, overwrite: bool) -> Result<Box<dyn Device>> {
 
 /// Starts a server. It serves when this returns.
 pub fn start(mut config: Config) -> Result<Running> {
+    cache::give_back_large_buffers();
     let memory_bytes = config.cache.memory_bytes as u64;
     if let Some(most) = machine::memory_bytes().filter(|most| *most < memory_bytes) {
         let [asked, most] = [memory_bytes, most].map(|bytes| bytes >> 20);
