@@ -76,7 +76,7 @@ pub enum Needs {
     Flash(FlashRead),
     /// Memory that the cleaner has yet to free: end the turn, wait a little, and try again.
     Room,
-    /// More memory than there is, where nothing that lives may be dropped ([`crate::CacheSettings::evict`]): it was not done.
+    /// More memory than there is at all, or than comes free where nothing that lives may be dropped ([`crate::CacheSettings::evict`]): it was not done.
     Full,
 }
 

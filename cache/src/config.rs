@@ -117,6 +117,9 @@ impl CacheSettings {
     }
 }
 
+/// Part of the memory that has to be left for objects.
+pub(crate) const OBJECTS_PART: usize = 8;
+
 /// Why there can be no such cache.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -134,6 +137,11 @@ pub enum SettingsError {
         "an index for {0} bytes of flash takes {1} bytes of DRAM, more than a third of -m: raise -m, lower the flash size, or state a larger mean object with --flash-object-size"
     )]
     FlashIndexTooLarge(u64, usize),
+    /// What else needs memory leaves too little for objects.
+    #[error(
+        "of {0} bytes of memory {1} are left for objects: raise -m, or lower the flash size or --flash-segment (buffers of two segments count)"
+    )]
+    TooLittleForObjects(usize, usize),
     /// Tenants contradict each other.
     #[error(transparent)]
     Tenants(#[from] tenants::RegistryError),

@@ -308,6 +308,11 @@ impl Cache {
             foresight: OnceLock::new(),
             settings,
         };
+        let (all, held) = (cache.settings.memory_bytes, cache.held_bytes());
+        let left = all.saturating_sub(held);
+        if cache.flash.is_some() && left < all / config::OBJECTS_PART {
+            return Err(SettingsError::TooLittleForObjects(all, left));
+        }
         cache.make_room_for(cache.registry.count());
         cache.share_memory();
         Ok(cache)

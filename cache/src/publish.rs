@@ -166,9 +166,9 @@ impl Cache {
         self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1)
     }
 
-    /// Tells the cleaner how many segments somebody waits for, if it can make room.
+    /// Tells the cleaner how many segments somebody waits for, if it can make room for that.
     pub(crate) fn want_room(&self, segments: usize) -> Needs {
-        if !self.can_make_room() {
+        if !self.can_make_room() || segments >= self.segments_freed_at_most() {
             return Needs::Full;
         }
         self.room_wanted.fetch_max(segments, Ordering::Relaxed);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cache::{
-    Admission, Arbiter, Background, CacheSettings, Count, Lookup, Mode, Rank, Recognition, Stored, Storing, TenantSpec,
-    Terms, Worker,
+    Admission, Arbiter, Background, CacheSettings, Count, FlashSettings, Lookup, Mode, Rank, Recognition, Stored,
+    Storing, TenantSpec, Terms, Worker,
 };
 use common::{Dice, Rig, tiny};
 
@@ -235,6 +235,60 @@ fn a_full_log_without_eviction_refuses_and_keeps() {
         rig.store(&mut worker, || rig.step(&mut background), 0, key.as_bytes(), Mode::Set, 0, &[2; 500]);
     }
     assert!((stored / 4..stored).all(|n| rig.get(&mut worker, 0, format!("k{n}").as_bytes()).is_some()));
+}
+
+/// Who waits for room that never comes free waits for ever.
+#[test]
+fn what_no_memory_has_room_for_is_refused_and_the_rest_stored() {
+    let rig = Rig::new(CacheSettings { item_bytes_max: 8 << 20, ..CacheSettings::for_memory(4 << 20) });
+    let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+    let mut is_stored = |bytes: usize, key: &str| {
+        let value = vec![1; bytes];
+        for _ in 0..100 {
+            match rig.cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, key.as_bytes(), &value)) {
+                Ok(_) => return true,
+                Err(cache::Needs::Room) => rig.step(&mut background),
+                Err(cache::Needs::Full) => return false,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        panic!("{bytes} bytes wait for room");
+    };
+    for round in 0..3 {
+        let sizes = (1..70).map(|n| n * (64 << 10));
+        let most = sizes.filter(|bytes| is_stored(*bytes, &format!("k{round}-{bytes}"))).max();
+        assert!(most.is_some_and(|bytes| (2 << 20..4 << 20).contains(&bytes)), "{most:?}");
+    }
+}
+
+#[test]
+fn flash_that_leaves_no_memory_for_objects_is_refused() {
+    let flash = FlashSettings { segment_bytes: Some(2 << 20), ..FlashSettings::for_bytes(64 << 20) };
+    let settings = CacheSettings { flash: Some(flash), ..CacheSettings::for_memory(8 << 20) };
+    let error = cache::Cache::new(settings).err().expect("two buffers and a third take nearly all");
+    assert!(error.to_string().contains("left for objects"), "{error}");
+}
+
+/// Half of records that are nearly half as large as a segment find no place in an empty one by their rows: the drive must not be worn out by that.
+#[test]
+fn large_objects_go_to_flash_and_nothing_else_is_written() {
+    const SEGMENT_BYTES: usize = 512 << 10;
+    for bytes in [90_000, 170_000, 250_000] {
+        let flash = FlashSettings { segment_bytes: Some(SEGMENT_BYTES), ..FlashSettings::for_bytes(24 << 20) };
+        let settings = CacheSettings { flash: Some(flash), ..CacheSettings::for_memory(8 << 20) };
+        let rig = Rig::new(CacheSettings { admission: Admission::All, ..settings });
+        let (mut worker, mut background) = (rig.cache.worker(), rig.cache.background());
+        let count = 30_000_000 / bytes;
+        for n in 0..count {
+            let key = format!("k{n}");
+            rig.store(&mut worker, || rig.step(&mut background), 0, key.as_bytes(), Mode::Set, 0, &vec![1; bytes]);
+            rig.step(&mut background);
+        }
+        let flash = rig.cache.figures().flash.unwrap();
+        let written = flash.ledger.written as usize;
+        assert!(written <= 5 * count * bytes / 2, "{bytes}: {written} for {}", count * bytes);
+        assert!(flash.live * bytes > 8 << 20, "{bytes}: {} on flash", flash.live);
+    }
 }
 
 /// Nobody asks for anything but stores that are refused: time alone makes room, as what is there expires.

@@ -127,7 +127,12 @@ impl Cache {
     /// Free segments that are enough: a few, and as many as a large object is waiting for.
     fn segments_low(&self) -> usize {
         let wanted = self.room_wanted.load(Ordering::Relaxed) + SEGMENTS_LOW;
-        wanted.min(self.memory.segments_allowed() * 3 / 4)
+        wanted.min(self.segments_freed_at_most())
+    }
+
+    /// Segments that are freed for anybody at most: there is no use in waiting for more.
+    pub(crate) fn segments_freed_at_most(&self) -> usize {
+        self.memory.segments_allowed() * 3 / 4
     }
 
     /// Takes the steps that are due: makes the indexes larger, frees memory, writes and recycles flash. Bounded: at most one
