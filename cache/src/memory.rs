@@ -127,16 +127,24 @@ impl Cache {
 
     /// Bytes that all holders but the log take.
     pub(crate) fn held_bytes(&self) -> usize {
+        self.held_by_all() + self.received_bytes()
+    }
+
+    /// The same without what connections hold: that comes and goes.
+    pub(crate) fn held_by_all(&self) -> usize {
         let flash = self.flash.as_ref().map_or(0, |flash| flash.memory_bytes() + flash.segment_bytes());
-        let receiving = self.holders.receiving.load(Ordering::Relaxed).max(0) as usize;
-        self.memory.index_bytes() + self.holders.fixed.load(Ordering::Relaxed) + flash + receiving
+        self.memory.index_bytes() + self.holders.fixed.load(Ordering::Relaxed) + flash
+    }
+
+    /// Segments that the log may have where others hold so many bytes.
+    pub(crate) fn segments_without(&self, held: usize) -> usize {
+        (self.holders.total().saturating_sub(held) / self.memory.shape().segment_bytes).max(8)
     }
 
     /// Gives the log what the other holders leave, and shares it out between the tenants (INV-SUM).
     pub(crate) fn share_memory(&self) {
         let segment = self.memory.shape().segment_bytes;
-        let left = self.holders.total().saturating_sub(self.held_bytes());
-        let segments = (left / segment).max(8);
+        let segments = self.segments_without(self.held_bytes());
         if segments != self.memory.segments_allowed() || self.registry.shared_out() != (segments * segment) as i64 {
             self.memory.allow_segments(segments);
             self.share_out();

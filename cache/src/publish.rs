@@ -113,7 +113,7 @@ impl Cache {
             }
             Content::Landed(landing) => {
                 let head = self.memory.append_landed(&mut hands.writer, &object, landing);
-                head.map_err(|_| self.want_room(1))?
+                head.map_err(|_| self.want_room(1, 0))?
             }
         };
         self.publish(guard, lock, at, old);
@@ -163,12 +163,13 @@ impl Cache {
     }
 
     fn want_room_for(&self, object: &NewObject<'_>) -> Needs {
-        self.want_room(object.whole_bytes().div_ceil(self.memory.shape().segment_bytes) + 1)
+        let bytes = object.whole_bytes();
+        self.want_room(bytes.div_ceil(self.memory.shape().segment_bytes) + 1, bytes)
     }
 
-    /// Tells the cleaner how many segments somebody waits for, if it can make room for that.
-    pub(crate) fn want_room(&self, segments: usize) -> Needs {
-        if !self.can_make_room() || segments >= self.segments_freed_at_most() {
+    /// Tells the cleaner how many segments somebody waits for who holds so many bytes meanwhile, if it can make room for that.
+    pub(crate) fn want_room(&self, segments: usize, held: usize) -> Needs {
+        if !self.can_make_room() || segments >= self.segments_freed_ever(held) {
             return Needs::Full;
         }
         self.room_wanted.fetch_max(segments, Ordering::Relaxed);

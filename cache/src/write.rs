@@ -29,7 +29,7 @@ impl Turn<'_> {
         let cache = self.cache;
         match cache.memory.land(&mut self.hands.writer, tenant, cache.memory.hash(tenant, key), bytes) {
             Ok(landing) => Ok(Some(landing)),
-            Err(NoLanding::NoSpace { segments }) => match cache.want_room(segments) {
+            Err(NoLanding::NoSpace { segments }) => match cache.want_room(segments, 0) {
                 Needs::Full => Ok(None),
                 needs => Err(needs),
             },

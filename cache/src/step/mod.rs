@@ -65,6 +65,11 @@ impl Background {
     }
 }
 
+/// Of so many segments, those that are freed for what somebody waits for at most.
+fn most_freed(segments: usize) -> usize {
+    segments * 3 / 4
+}
+
 impl Cache {
     /// The background thread's place.
     pub fn background(&self) -> Background {
@@ -127,12 +132,12 @@ impl Cache {
     /// Free segments that are enough: a few, and as many as a large object is waiting for.
     fn segments_low(&self) -> usize {
         let wanted = self.room_wanted.load(Ordering::Relaxed) + SEGMENTS_LOW;
-        wanted.min(self.segments_freed_at_most())
+        wanted.min(most_freed(self.memory.segments_allowed()))
     }
 
-    /// Segments that are freed for anybody at most: there is no use in waiting for more.
-    pub(crate) fn segments_freed_at_most(&self) -> usize {
-        self.memory.segments_allowed() * 3 / 4
+    /// Segments that may come free for somebody who holds so many bytes meanwhile, once nobody else holds any: there is no use in waiting for more.
+    pub(crate) fn segments_freed_ever(&self, held: usize) -> usize {
+        most_freed(self.segments_without(self.held_by_all() + held))
     }
 
     /// Takes the steps that are due: makes the indexes larger, frees memory, writes and recycles flash. Bounded: at most one
