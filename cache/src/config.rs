@@ -117,9 +117,6 @@ impl CacheSettings {
     }
 }
 
-/// Part of the memory that has to be left for objects.
-pub(crate) const OBJECTS_PART: usize = 8;
-
 /// Why there can be no such cache.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {

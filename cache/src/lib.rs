@@ -69,6 +69,8 @@ pub use tenants::{
 /// Horizon of a label before any flash segment has been recycled, in ticks for each part that flash is of DRAM: what objects
 /// stay when a quarter of what leaves DRAM is admitted.
 const HORIZON_TICKS_A_DRAM: u64 = 1_000;
+/// Part of the memory that has to be left for objects, where there is flash.
+const OBJECTS_PART: usize = 8;
 /// Part of the memory that remembers keys that left: 3 %. What goes to flash is decided by it.
 const HISTORY_PART: usize = 32;
 /// The same where there is no flash: ranks alone look at it then, and what it takes earns more hits in the log (docs/tenants.md).
@@ -310,7 +312,7 @@ impl Cache {
         };
         let (all, held) = (cache.settings.memory_bytes, cache.held_bytes());
         let left = all.saturating_sub(held);
-        if cache.flash.is_some() && left < all / config::OBJECTS_PART {
+        if cache.flash.is_some() && left < all / OBJECTS_PART {
             return Err(SettingsError::TooLittleForObjects(all, left));
         }
         cache.make_room_for(cache.registry.count());

@@ -12,7 +12,7 @@ use crate::admin::{Admin, AdminSocket};
 use crate::background::Background;
 use crate::config::{Config, FlashPath, ListenAt, read_tenants};
 use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
-use crate::listen::{Listening, Ports, bind_tcp, bind_udp, bind_unix};
+use crate::listen::{Bound, Ports, bind_tcp, bind_udp, bind_unix};
 use crate::machine;
 use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
 use crate::shared::Server;
@@ -181,28 +181,19 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
     Ok(running)
 }
 
-/// A socket that has its address, and does not listen yet.
-struct Bound {
-    socket: Listening,
-    at: ListenAt,
-    /// It is the port of a tenant.
-    is_a_tenants: bool,
-}
-
 /// Takes every address that the settings name.
 fn bind_everywhere(config: &Config) -> Result<Vec<Bound>> {
     if let Some((path, mode)) = &config.unix_socket {
-        let socket = bind_unix(path, *mode)?;
-        return Ok(vec![Bound { socket, at: ListenAt::unix(config.dialect), is_a_tenants: false }]);
+        return Ok(vec![(bind_unix(path, *mode)?, ListenAt::unix(config.dialect))]);
     }
     ensure!(!config.listen.is_empty(), "-l: name an address to listen on");
-    let tenants = || config.cache.tenants.iter().filter_map(|tenant| tenant.recognised.port());
     let mut bound = Vec::new();
     for at in &config.listen {
-        let own = at.port.or(config.port).map(|port| (port, false));
-        for (port, is_a_tenants) in own.into_iter().chain(tenants().map(|port| (port, true))) {
-            let sockets = bind_tcp(&at.host, port)?.into_iter();
-            bound.extend(sockets.map(|socket| Bound { socket, at: at.clone(), is_a_tenants }));
+        if let Some(port) = at.port.or(config.port) {
+            bound.extend(bind_tcp(at, port)?);
+        }
+        for port in config.cache.tenants.iter().filter_map(|tenant| tenant.recognised.port()) {
+            bound.extend(bind_tcp(at, port)?);
         }
     }
     Ok(bound)
@@ -217,10 +208,10 @@ fn leave_flash(cache: &Cache, device: &dyn Device, companions: &Companions, movi
 
 impl Running {
     fn listen(&mut self, bound: Vec<Bound>) -> Result<()> {
-        for Bound { socket, at, is_a_tenants } in bound {
+        for (socket, at) in bound {
             let port = socket.port();
-            let tenant = is_a_tenants.then(|| self.cache.registry().by_port(port)).flatten();
-            if !is_a_tenants && self.port == 0 {
+            let tenant = self.cache.registry().by_port(port);
+            if tenant.is_none() && self.port == 0 {
                 self.port = port;
             }
             self.ports.listen(socket, tenant, &at)?;

@@ -35,8 +35,16 @@ pub(crate) enum Listening {
     Unix(UnixListener, PathBuf),
 }
 
-/// Binds a port at every address that `host` stands for: a name may have several, `*` is all of this machine's.
-pub(crate) fn bind_tcp(host: &str, port: u16) -> Result<Vec<Listening>> {
+/// A socket that does not listen yet, and how it is to.
+pub(crate) type Bound = (Listening, ListenAt);
+
+/// Binds a port at every address that the host of `at` stands for: a name may have several, `*` is all of this machine's.
+pub(crate) fn bind_tcp(at: &ListenAt, port: u16) -> Result<Vec<Bound>> {
+    let bound = bind_host(&at.host, port)?;
+    Ok(bound.into_iter().map(|socket| (socket, at.clone())).collect())
+}
+
+fn bind_host(host: &str, port: u16) -> Result<Vec<Listening>> {
     let bind = |at: SocketAddr| {
         let socket = new_socket(at, Type::STREAM)?;
         socket.set_reuse_address(true)?;
@@ -371,11 +379,10 @@ impl Ports {
     }
 
     /// Binds a port at every address of -l.
-    pub(crate) fn bind(&self, port: u16) -> Result<Vec<(Listening, ListenAt)>> {
-        let config = &self.server.config;
+    pub(crate) fn bind(&self, port: u16) -> Result<Vec<Bound>> {
         let mut bound = Vec::new();
-        for at in &config.listen {
-            bound.extend(bind_tcp(&at.host, port)?.into_iter().map(|listening| (listening, at.clone())));
+        for at in &self.server.config.listen {
+            bound.extend(bind_tcp(at, port)?);
         }
         Ok(bound)
     }
@@ -419,7 +426,7 @@ mod tests {
 
     #[test]
     fn connections_have_what_their_listener_was_given() {
-        for listening in bind_tcp("*", 0).unwrap() {
+        for listening in bind_host("*", 0).unwrap() {
             listening.listen(8).unwrap();
             let client = TcpStream::connect(("localhost", listening.port()));
             let Listening::Tcp(listener, at) = &listening else { panic!("it is no TCP port") };
@@ -433,12 +440,12 @@ mod tests {
 
     #[test]
     fn families_are_apart_and_taken_ports_are_refused() {
-        let first = bind_tcp("0.0.0.0", 0).unwrap().remove(0);
+        let first = bind_host("0.0.0.0", 0).unwrap().remove(0);
         first.listen(8).unwrap();
-        if let Ok(other) = bind_tcp("::", first.port()) {
+        if let Ok(other) = bind_host("::", first.port()) {
             other[0].listen(8).expect("another family has ports of its own");
         }
-        assert!(bind_tcp("0.0.0.0", first.port()).is_err());
-        assert!(bind_tcp("no.such.name.invalid", 0).is_err());
+        assert!(bind_host("0.0.0.0", first.port()).is_err());
+        assert!(bind_host("no.such.name.invalid", 0).is_err());
     }
 }
