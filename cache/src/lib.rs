@@ -153,6 +153,8 @@ pub struct Cache {
     version: AtomicU64,
     /// What has a time to live and a version up to this is over: the clock was not to be trusted.
     timed_out: AtomicU64,
+    /// Seconds that the clock was ahead of the wall's at the start.
+    ahead: AtomicU32,
     /// Objects that were found again in segments of before the start.
     recovered: AtomicU64,
     holders: Memory,
@@ -290,6 +292,7 @@ impl Cache {
             clock: Clock::new(),
             version: AtomicU64::new(1),
             timed_out: AtomicU64::new(0),
+            ahead: AtomicU32::new(0),
             recovered: AtomicU64::new(0),
             holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
             room_wanted: AtomicUsize::new(0),

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, Error, ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
 
 use flash_store::{
-    Device, FlashStore, Found, Identity, Image, Journal, JournalFile, Note, Page, Remembered, SyncPolicy,
+    Beat, Device, FlashStore, Found, Identity, Image, Journal, JournalFile, Note, Page, Remembered, SyncPolicy,
 };
 use tenants::Numbering;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -172,8 +172,10 @@ impl Cache {
         cache.check_identity(&identity)?;
         let (remembered, journal) = Journal::resume(file, policy, boot)?;
         let flash = cache.flash.as_ref().ok_or_else(|| invalid("there is no flash now"))?;
-        cache.version.fetch_max(remembered.version + VERSIONS_A_CRASH, Ordering::Relaxed);
-        cache.clock.advance(remembered.now + BEAT_SECS, 0);
+        let Beat { now, ahead, version } = remembered.beat;
+        cache.version.fetch_max(version + VERSIONS_A_CRASH, Ordering::Relaxed);
+        cache.clock.advance(now + BEAT_SECS, 0);
+        cache.ahead.store(ahead + BEAT_SECS, Ordering::Relaxed);
         cache.take_flushes(&remembered);
         flash.keep_journal(journal);
         flash.begin_recovery(&find_segments(flash, device), remembered);
@@ -255,7 +257,8 @@ impl Cache {
     /// Keeps the time and the version, for a start after a crash.
     pub(crate) fn beat(&self) {
         if let Some(journal) = self.journal() {
-            journal.beat(self.now(), self.version.load(Ordering::Relaxed));
+            let (ahead, version) = (self.ahead.load(Ordering::Relaxed), self.version.load(Ordering::Relaxed));
+            journal.beat(Beat { now: self.now(), ahead, version });
         }
     }
 
@@ -280,15 +283,27 @@ impl Cache {
     /// much longer what has a time to live should live: that is over then. Returns the second to go on from.
     pub fn begin_at(&self, wall: u32) -> u32 {
         let last = self.now();
-        if wall.saturating_add(BACK_SECS_MAX) >= last {
+        let ahead = last.saturating_sub(wall);
+        if ahead <= BACK_SECS_MAX + self.ahead.load(Ordering::Relaxed) {
+            self.ahead.store(ahead, Ordering::Relaxed);
             return wall.max(last);
         }
+        self.ahead.store(0, Ordering::Relaxed);
         let version = self.version.load(Ordering::Relaxed);
         self.timed_out.store(version, Ordering::Relaxed);
         if let Some(journal) = self.journal() {
             journal.note(Note::Flushed { tenant: TIMED_OUT, version });
         }
+        for (tenant, standing) in &self.standings {
+            let due = standing.flush_due.load(Ordering::Relaxed);
+            if due != 0 {
+                let due = due.saturating_sub(ahead).max(1);
+                standing.flush_due.store(due, Ordering::Relaxed);
+                self.note_due(tenant as u16, due);
+            }
+        }
         self.clock.advance(wall, 0);
+        self.beat(); // or the next start would find the later second again
         wall
     }
 

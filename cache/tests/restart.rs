@@ -285,3 +285,22 @@ fn a_clock_that_was_set_back_ends_what_has_a_time_to_live() {
     assert_eq!(start(900_000), (900_000, [true, false]), "nobody knows how long it was");
     assert_eq!(start(1_003_600), (1_003_600, [true, false]), "the hour is over");
 }
+
+#[test]
+fn a_flush_to_come_is_not_put_off_by_a_clock_that_was_set_back() {
+    let device = MemoryDevice::new(FLASH_BYTES);
+    let cache = Cache::new(settings()).unwrap();
+    cache.advance(1_000_000);
+    let mut worker = cache.worker();
+    cache.turn(&mut worker).store(0, &Storing::new(Mode::Set, b"key", b"x")).unwrap();
+    cache.turn(&mut worker).flush_all(None, Some(1_000_010));
+    drop(worker);
+    let image = stop(&cache, &device);
+    let cache = Cache::restore(settings(), Box::new(image)).unwrap();
+    let second = cache.begin_at(900_000);
+    let mut worker = cache.worker();
+    cache.advance(second + 9);
+    assert!(read(&cache, &mut worker, &device, "key").is_some());
+    cache.advance(second + 10);
+    assert!(read(&cache, &mut worker, &device, "key").is_none(), "ten seconds are over");
+}

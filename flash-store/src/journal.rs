@@ -128,6 +128,17 @@ pub enum Note {
     },
 }
 
+/// How far a run has come: kept about once a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beat {
+    /// The second it is.
+    pub now: u32,
+    /// Seconds that this was ahead of the wall's clock when the run began, since after a crash it goes on from the latest that it may have been.
+    pub ahead: u32,
+    /// A version that was reached.
+    pub version: u64,
+}
+
 /// What a journal knows.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
@@ -144,10 +155,8 @@ pub struct Remembered {
     pub horizon: u64,
     /// Highest sequence that was seen.
     pub sequence: u64,
-    /// The second it was, a second ago at most.
-    pub now: u32,
-    /// A version that was reached a second ago at most.
-    pub version: u64,
+    /// How far that run had come, a second ago at most.
+    pub beat: Beat,
     /// What was wrong with it, if anything was.
     pub damage: Option<&'static str>,
 }
@@ -507,15 +516,16 @@ impl Journal {
         let _ = self.file.void();
     }
 
-    /// Keeps the time and a version that was reached, about once a second.
-    pub fn beat(&self, now: u32, version: u64) {
+    /// Keeps this instead of the beat before.
+    pub fn beat(&self, beat: Beat) {
         let mut state = self.state.lock();
         state.beats += 1;
         let copy = state.beats % 2 * (PAGE_BYTES as u64 / 2);
         let mut bytes = [0; CLOCK_BYTES];
-        bytes[8..12].copy_from_slice(&now.to_le_bytes());
+        bytes[8..12].copy_from_slice(&beat.now.to_le_bytes());
+        bytes[12..16].copy_from_slice(&beat.ahead.to_le_bytes());
         let tail = self.tail.load(Ordering::Relaxed);
-        for (at, word) in [(16, version), (24, tail), (32, self.synced.load(Ordering::Relaxed))] {
+        for (at, word) in [(16, beat.version), (24, tail), (32, self.synced.load(Ordering::Relaxed))] {
             bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         let sum = xxh3_64_with_seed(&bytes[8..], self.identity.nonce);
@@ -628,16 +638,19 @@ fn read_head(file: &dyn JournalFile) -> io::Result<Head> {
     Ok(Head { identity, boot: word(7), synced: page[20] == 1 })
 }
 
-/// The later of the clock's two copies: second, version, tail, synced.
-fn read_clock(file: &dyn JournalFile, nonce: u64) -> io::Result<(u32, u64, u64, u64)> {
+/// The later of the clock's two copies: the beat, and the slots written and synced.
+fn read_clock(file: &dyn JournalFile, nonce: u64) -> io::Result<(Beat, u64, u64)> {
     let mut page = [0; PAGE_BYTES];
     file.read(PAGE_BYTES as u64, &mut page)?;
     let copies = [&page[..CLOCK_BYTES], &page[PAGE_BYTES / 2..][..CLOCK_BYTES]];
     let good = copies.into_iter().filter(|bytes| bytes[..8] == xxh3_64_with_seed(&bytes[8..], nonce).to_le_bytes());
     let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    let read = |bytes: &[u8]| (word(bytes, 8) as u32, word(bytes, 16), word(bytes, 24), word(bytes, 32));
+    let read = |bytes: &[u8]| {
+        let (now, ahead) = (word(bytes, 8) as u32, (word(bytes, 8) >> 32) as u32);
+        (Beat { now, ahead, version: word(bytes, 16) }, word(bytes, 24), word(bytes, 32))
+    };
     good.map(read)
-        .max_by_key(|(now, version, tail, _)| (*version, *tail, *now))
+        .max_by_key(|(beat, tail, _)| (beat.version, *tail, beat.now))
         .ok_or_else(|| invalid("its clock is damaged"))
 }
 
@@ -649,7 +662,7 @@ fn read_ring(
     lost_power: bool,
 ) -> io::Result<(Remembered, u64)> {
     let nonce = identity.nonce;
-    let (now, version, tail, synced) = read_clock(file, nonce)?;
+    let (beat, tail, synced) = read_clock(file, nonce)?;
     let mut pages: HashMap<u64, RingPage> = HashMap::new();
     let mut bytes = vec![0; PAGE_BYTES];
     let mut blank = Vec::new();
@@ -665,7 +678,7 @@ fn read_ring(
         }
     }
     let newest = pages.keys().copied().max().ok_or_else(|| invalid("its ring is blank"))?;
-    let mut remembered = Remembered { now, version, ..Remembered::default() };
+    let mut remembered = Remembered { beat, ..Remembered::default() };
     // what was never made to outlive the machine may be missing after a loss of power: nobody was answered on its strength
     let may_lack = |number: u64| lost_power && (number + 1) * SLOTS as u64 > synced;
     let next_place = (newest + 1) % ring_pages;

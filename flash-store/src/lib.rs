@@ -37,7 +37,7 @@ use format::PageSeed;
 pub use format::{FORMAT_VERSION, RECORD_HEADER_BYTES, Record, RecordHead, Superblock};
 pub use image::{FormerSizes, Image};
 use index::{ClassName, FlashIndex};
-pub use journal::{Identity, Journal, JournalFigures, JournalFile, Note, RING_PAGES_MIN, Remembered, SyncPolicy};
+pub use journal::{Beat, Identity, Journal, JournalFigures, JournalFile, Note, RING_PAGES_MIN, Remembered, SyncPolicy};
 use ledger::add;
 pub use ledger::{Ledger, LedgerFigures};
 use packing::{Packing, position};

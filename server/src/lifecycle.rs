@@ -15,7 +15,7 @@ use crate::driver::{Driver, FlashReads, Worker, WorkerParts};
 use crate::listen::{Bound, Ports, bind_tcp, bind_udp, bind_unix};
 use crate::machine;
 use crate::restart::{self, Companions, MemoryFile, Opening, Restart};
-use crate::shared::Server;
+use crate::shared::{Server, wall_secs};
 use crate::tenancy::Tenancy;
 
 /// A running server.
@@ -121,8 +121,7 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
         sync: config.journal_sync,
         journal_bytes: config.journal_bytes,
     });
-    let (cache, second) = restart::begin(&config.cache, opening.as_ref())?;
-    let cache = Arc::new(cache);
+    let cache = Arc::new(restart::begin(&config.cache, opening.as_ref())?);
     let memory_file = config.memory_file.clone().map(MemoryFile);
     if let Some(file) = &memory_file
         && let Err(error) = file.load(&cache, device.as_deref())
@@ -132,8 +131,8 @@ pub fn start_on(config: Config, device: Option<Arc<dyn Device>>) -> Result<Runni
         }
         return Err(error.context("-e"));
     }
-    let second = second.max(cache.begin_at(second));
-    server.go_on_from(second);
+    let wall = wall_secs();
+    server.go_on_from(cache.begin_at(wall), wall);
     let server = Arc::new(server);
     cache.advance(server.now());
     let background = Background::start(&server, &cache, device.clone())?;

@@ -22,8 +22,6 @@ use cache::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::shared::wall_secs;
-
 /// Longest time that looking through what is left of before the start may take at a stop, where nothing has to be moved.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Bytes of the number that names an image, at its beginning.
@@ -90,14 +88,12 @@ pub(crate) struct Opening<'a> {
     pub(crate) journal_bytes: Option<u64>,
 }
 
-/// Makes the cache: with what a stop left, or empty. From here on the flash is in use. Returns the second to go on from, too.
-pub(crate) fn begin(settings: &CacheSettings, opening: Option<&Opening<'_>>) -> Result<(Cache, u32)> {
-    let cache = match opening {
-        Some(opening) => opening.begin(settings)?,
-        None => Cache::new(settings.clone())?,
-    };
-    let second = cache.begin_at(wall_secs());
-    Ok((cache, second))
+/// Makes the cache: with what a stop left, or empty. From here on the flash is in use.
+pub(crate) fn begin(settings: &CacheSettings, opening: Option<&Opening<'_>>) -> Result<Cache> {
+    match opening {
+        Some(opening) => opening.begin(settings),
+        None => Ok(Cache::new(settings.clone())?),
+    }
 }
 
 impl Opening<'_> {

@@ -19,6 +19,9 @@ use crate::options::REPLY_BYTES;
 use crate::tls::Tls;
 use crate::watch::Watchers;
 
+/// Of so many seconds a clock that is ahead of the wall's leaves out one.
+const CATCH_UP_SECS: i64 = 8;
+
 /// What a connection is about, for stats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -170,7 +173,7 @@ impl Server {
             tls,
             tls_errors: AtomicU64::new(0),
             driver: driver.name(),
-            time: Time::from(wall_secs()),
+            time: Time::from(wall_secs(), wall_secs()),
             baseline: Mutex::default(),
         })
     }
@@ -243,9 +246,9 @@ impl Server {
         Ok(())
     }
 
-    /// Lets its clock go on from this second.
-    pub(crate) fn go_on_from(&mut self, second: u32) {
-        self.time = Time::from(second);
+    /// Lets its clock go on from this second, where the wall's clock shows that.
+    pub(crate) fn go_on_from(&mut self, second: u32, wall: u32) {
+        self.time = Time::from(second, wall);
     }
 
     /// Seconds since the epoch, as the cache is to see them.
@@ -260,24 +263,28 @@ impl Server {
     }
 }
 
-/// The clock: the wall's time at the start, and what has passed since. So nothing expires early or late when the wall's clock is set.
+/// The clock: the wall's time at the start, and what has passed since. So nothing expires early or late when the wall's clock is set. Where it began
+/// ahead of the wall's, as after a crash, it goes slower until that has caught up.
 pub(crate) struct Time {
     begun: Instant,
     /// The second at which it began; tests move it.
     base: AtomicI64,
+    /// Seconds that this was ahead of the wall's clock.
+    ahead: i64,
     /// The second at which it stands still; 0 while it goes.
     stopped: AtomicI64,
 }
 
 impl Time {
-    fn from(second: u32) -> Time {
-        Time { begun: Instant::now(), base: AtomicI64::new(second.into()), stopped: AtomicI64::new(0) }
+    fn from(second: u32, wall: u32) -> Time {
+        let ahead = second.saturating_sub(wall).into();
+        Time { begun: Instant::now(), base: AtomicI64::new(second.into()), ahead, stopped: AtomicI64::new(0) }
     }
 
     fn now(&self) -> u32 {
         let stopped = self.stopped.load(Ordering::Relaxed);
         let passed = if stopped == 0 { self.begun.elapsed().as_secs() as i64 } else { stopped };
-        (self.base.load(Ordering::Relaxed) + passed) as u32
+        (self.base.load(Ordering::Relaxed) + shown(passed, self.ahead)) as u32
     }
 
     #[cfg(feature = "debugtime")]
@@ -292,7 +299,23 @@ impl Time {
     }
 }
 
+/// What a clock that was so many seconds ahead shows of those that have passed.
+fn shown(passed: i64, ahead: i64) -> i64 {
+    passed - ahead.min(passed / CATCH_UP_SECS)
+}
+
 /// The wall clock's second.
 pub(crate) fn wall_secs() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_is_caught_up_with_and_never_goes_back() {
+        assert!((0..1000).all(|passed| shown(passed + 1, 5) >= shown(passed, 5)));
+        assert_eq!((shown(7, 5), shown(100, 5), shown(100, 0)), (7, 95, 100));
+    }
 }

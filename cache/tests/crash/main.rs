@@ -37,6 +37,26 @@ fn killed_at_any_moment_nothing_stale_comes_back() {
 }
 
 #[test]
+fn crashes_in_a_row_are_no_clock_that_was_set_back() {
+    let mut world = World::new(number("FLASHARE_SEED", 1), SyncPolicy::Os);
+    world.live(1, false);
+    let (wall, mut last) = (world.now, 0);
+    for _ in 0..10 {
+        let journal = Box::new(world.journal.clone());
+        let cache = Cache::recover(settings(7), &world.flash, journal, world.policy, 1).unwrap();
+        let second = cache.begin_at(wall);
+        assert!(second >= last, "what has a time to live was given up");
+        cache.advance(second);
+        last = second;
+    }
+    let cache = Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1).unwrap();
+    assert_eq!(cache.begin_at(wall - 100), wall - 100, "this clock was");
+    drop(cache);
+    let cache = Cache::recover(settings(7), &world.flash, Box::new(world.journal.clone()), world.policy, 1).unwrap();
+    assert!(cache.begin_at(wall - 100) < wall - 90, "and everybody knows since");
+}
+
+#[test]
 fn without_power_at_any_moment_nothing_stale_comes_back() {
     let world = rounds(SyncPolicy::Always, true);
     assert_eq!(world.refused, 0, "the journal was not believed");
