@@ -24,6 +24,7 @@ mod intent;
 mod leave;
 mod listing;
 mod memory;
+mod portion;
 mod publish;
 mod read;
 mod restart;
@@ -37,7 +38,7 @@ use flash_store::{FlashShape, FlashStore, LedgerFigures};
 use log_memory::{KeyHasher, LogMemory, Participant, Shape, Writer};
 use parking_lot::{Mutex, RwLock};
 use predictor::{Deputy, History, Kernel, Model, Observation, Quality, Sampler};
-use tenants::{LiveCurve, Memories, Registry};
+use tenants::Registry;
 
 pub use change::{Counted, Counting, Delta, Mode, Needs, Removed, Removing, Stored, Storing, Touched, Written};
 use clock::Clock;
@@ -57,6 +58,7 @@ pub use leave::Left;
 pub use listing::{Listed, Listing};
 pub use log_memory::{KEY_BYTES_MAX, Landing, Object, Pinned, VALUE_BYTES_MAX, give_back_large_buffers, mix};
 use memory::Memory;
+use portion::Portion;
 pub use predictor::{Admission, FEATURE_NAMES, Features};
 pub use read::{Expected, Fetched, Fetching, Lookup, Seen};
 use step::{Activity, Paced};
@@ -75,26 +77,14 @@ const OBJECTS_PART: usize = 8;
 const HISTORY_PART: usize = 32;
 /// The same where there is no flash: ranks alone look at it then, and what it takes earns more hits in the log (docs/tenants.md).
 const HISTORY_PART_DRAM_ONLY: usize = 512;
-/// Without flash a tenant's shadow queue is worth one in so many parts of what it would have were all equal, with flash all of that; 10 MiB at most.
-const SHADOW_PART_DRAM_ONLY: usize = 4;
 
-/// Part of the memory that watches what becomes of sampled keys: 3 %.
-const WATCHED_PART: usize = 32;
-/// The same for each hundred tenants, at most; with the samples that are kept, 15 MiB.
-const WATCHED_BYTES_MAX: usize = 10 << 20;
-
-/// Part of the memory that follows hit-rate curves: a 64th.
-const CURVES_PART: usize = 64;
-/// Objects that a tenant's curve follows at most: half a megabyte.
-const CURVE_OBJECTS_MAX: usize = 6_000;
-/// Curves follow all keys up to this size of memory, half of them with twice the memory, and so on; at least a 64th.
-const CURVE_FULL_BITS: u32 = 21;
-const CURVE_HALVINGS_MAX: u32 = 6;
 /// Ticks between two looks at curves and hit ratios.
 const ARBITRATION_TICKS: u32 = 64;
 
 /// What the cache keeps of a tenant, at the place of its number.
 struct Standing {
+    /// How much is kept of it while it is there.
+    portion: Portion,
     sampler: Mutex<Sampler>,
     judge: RwLock<Judge>,
     quality: Mutex<Quality>,
@@ -147,8 +137,6 @@ pub struct Cache {
     flash: Option<FlashStore>,
     registry: Registry,
     standings: boxcar::Vec<Standing>,
-    /// Keys that each tenant's sampler watches at most, and samples that it keeps.
-    sampler_shape: (usize, usize),
     clock: Clock,
     version: AtomicU64,
     /// What has a time to live and a version up to this is over: the clock was not to be trusted.
@@ -254,30 +242,18 @@ impl Cache {
         }
         let tenants = settings.tenants.len() + 1;
         let flash_bytes = settings.flash.map_or(0, |flash| flash.bytes);
-        let (history_part, shadow_part) =
-            if flash_bytes == 0 { (HISTORY_PART_DRAM_ONLY, SHADOW_PART_DRAM_ONLY) } else { (HISTORY_PART, 1) };
-        let shadow_worth = (settings.memory_bytes / tenants / shadow_part).clamp(64 << 10, 10 << 20) as u64;
-        let memories = Memories {
-            shadow_worth_bytes: shadow_worth,
-            curve_objects: LiveCurve::objects_for(settings.memory_bytes / CURVES_PART / tenants).min(CURVE_OBJECTS_MAX),
-            curve_halvings: (settings.memory_bytes >> CURVE_FULL_BITS).max(1).ilog2().min(CURVE_HALVINGS_MAX),
-            curve_reach_bytes: 4 * (settings.memory_bytes as u64 + flash_bytes),
-        };
+        let history_part = if flash_bytes == 0 { HISTORY_PART_DRAM_ONLY } else { HISTORY_PART };
+        let portion = Portion::of(&settings, tenants);
         let registry = Registry::new(
             settings.tenants.clone(),
             settings.memory_bytes as i64,
-            settings.flash.map_or(0, |flash| flash.bytes),
-            memories,
+            flash_bytes,
+            portion.memories,
             settings.numbering.as_ref(),
         )?;
         registry.appoint(settings.arbiter);
         let flash = settings.flash.map(|flash| new_flash(&flash, &settings)).transpose()?;
         let history = History::new(settings.memory_bytes / history_part);
-        let part = (settings.memory_bytes / WATCHED_PART).min(WATCHED_BYTES_MAX * tenants.div_ceil(100)) / tenants;
-        let watched_max = (part / predictor::WATCHED_BYTES).clamp(64, 4096);
-        let samples_max = (part / Sampler::SAMPLE_BYTES / 2).clamp(100, predictor::SAMPLES_MAX);
-        let a_tenant = memories.bytes() + flash.as_ref().map_or(0, |_| Sampler::bytes_max(watched_max, samples_max));
-        let fixed = registry.count() * a_tenant + history.bytes();
         let horizon = (flash_bytes / settings.memory_bytes as u64).clamp(2, 64) * HORIZON_TICKS_A_DRAM;
         let horizon = horizon as u32;
         let shape = Shape::for_memory(settings.memory_bytes).growable();
@@ -287,14 +263,13 @@ impl Cache {
             memory,
             flash,
             standings: boxcar::Vec::new(),
-            sampler_shape: (watched_max, samples_max),
             registry,
             clock: Clock::new(),
             version: AtomicU64::new(1),
             timed_out: AtomicU64::new(0),
             ahead: AtomicU32::new(0),
             recovered: AtomicU64::new(0),
-            holders: Memory::new(settings.memory_bytes, fixed, a_tenant),
+            holders: Memory::new(settings.memory_bytes),
             room_wanted: AtomicUsize::new(0),
             barren: AtomicU32::new(0),
             at_rest: AtomicU32::new(0),
@@ -313,27 +288,27 @@ impl Cache {
             foresight: OnceLock::new(),
             settings,
         };
+        cache.make_room_for(cache.registry.count(), portion);
+        cache.charge_tenants();
         let (all, held) = (cache.settings.memory_bytes, cache.held_bytes());
         let left = all.saturating_sub(held);
         if cache.flash.is_some() && left < all / OBJECTS_PART {
             return Err(SettingsError::TooLittleForObjects(all, left));
         }
-        cache.make_room_for(cache.registry.count());
         cache.share_memory();
         Ok(cache)
     }
 
-    /// Makes a place for every tenant up to this number, before anybody can be told it.
-    fn make_room_for(&self, tenants: usize) {
+    /// Makes a place for every tenant up to this number, before anybody can be told it; who is new has such a portion.
+    fn make_room_for(&self, tenants: usize, portion: Portion) {
         let workers = self.workers.lock();
         while self.standings.count() < tenants {
-            let (watched_max, samples_max) = self.sampler_shape;
-            let (horizon, above) = (self.horizon.load(Ordering::Relaxed), self.settings.flashy_above_reads);
             workers.iter().for_each(|counters| {
                 counters.push(Counters::default());
             });
             self.standings.push(Standing {
-                sampler: Mutex::new(Sampler::new(horizon, above, watched_max, samples_max)),
+                portion,
+                sampler: Mutex::new(self.new_sampler(&portion)),
                 judge: RwLock::default(),
                 quality: Mutex::default(),
                 trained: AtomicU32::new(0),
@@ -345,6 +320,20 @@ impl Cache {
                 looked_at: Mutex::default(),
             });
         }
+    }
+
+    fn new_sampler(&self, portion: &Portion) -> Sampler {
+        portion.sampler(self.horizon.load(Ordering::Relaxed), self.settings.flashy_above_reads)
+    }
+
+    /// Forgets what was learned of a tenant: it is not there any more, or another time begins.
+    fn forget_tenant(&self, tenant: u16) {
+        let standing = self.standing(tenant);
+        *standing.sampler.lock() = self.new_sampler(&standing.portion);
+        *standing.judge.write() = Judge::default();
+        *standing.quality.lock() = Quality::default();
+        standing.trained.store(0, Ordering::Relaxed);
+        *standing.paced.lock() = None;
     }
 
     #[inline]

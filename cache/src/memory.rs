@@ -2,21 +2,28 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use tenants::{Numbering, RegistryError, Revised, TenantSpec};
+use tenants::{Numbering, RegistryError, Revised, Tenant, TenantSpec};
 
-use crate::Cache;
+use crate::counters::Counters;
+use crate::portion::Portion;
+use crate::{Cache, OBJECTS_PART, Standing};
 
 /// Buckets of an index that grows that a store sees to: at four a store it has grown long before what is stored meanwhile fills it.
 const BUCKETS_A_STORE: usize = 4;
 /// Share of the memory that received values may take while they arrive, in percent.
 const RECEIVING_PERCENT_MAX: i64 = 25;
 
+/// Numbers of tenants that are not counted: of the 32 MiB that the process may take beyond its memory they take four.
+const NUMBERS_FREE: usize = 1000;
+/// Threads that count what they do for each tenant, about.
+const COUNTING_THREADS: usize = 8;
+/// Bytes that a tenant's name and rule take in tables of who is who, about.
+const NAME_BYTES: usize = 256;
+
 pub(crate) struct Memory {
     total: AtomicUsize,
     /// Shadow queues, samplers and the memory of keys that left.
     fixed: AtomicUsize,
-    /// What one more tenant adds to that.
-    a_tenant: usize,
     /// Values on their way in, held by connections.
     receiving: AtomicI64,
     cleaned: AtomicU64,
@@ -29,11 +36,10 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(total: usize, fixed: usize, a_tenant: usize) -> Memory {
+    pub(crate) fn new(total: usize) -> Memory {
         Memory {
             total: AtomicUsize::new(total),
-            fixed: AtomicUsize::new(fixed),
-            a_tenant,
+            fixed: AtomicUsize::new(0),
             receiving: AtomicI64::new(0),
             cleaned: AtomicU64::new(0),
             relocated: AtomicU64::new(0),
@@ -162,19 +168,37 @@ impl Cache {
         specs: &[TenantSpec],
         keep: impl FnOnce(&Numbering) -> Result<(), String>,
     ) -> Result<Vec<Revised>, RegistryError> {
-        let before = self.registry.count();
+        let portion = Portion::of(&self.settings, specs.len() + 1);
         let prepare = |planned: &Numbering| {
-            keep(planned)?;
-            self.make_room_for(planned.numbers.len());
+            let numbers = planned.numbers.len();
+            let more = (numbers - self.registry.count()) * portion.bytes();
+            let most = self.holders.total() - self.holders.total() / OBJECTS_PART;
+            if more > 0 && self.held_by_all() + more > most {
+                return Err(RegistryError::TooLittleMemory(numbers, portion.bytes()));
+            }
+            keep(planned).map_err(RegistryError::Unwritten)?;
+            self.make_room_for(numbers, portion);
             Ok(())
         };
         let version = || self.version.load(Ordering::SeqCst);
-        let revised = self.registry.revise(specs, prepare, version, |tenant| self.flush_tenant(tenant))?;
-        let more = self.registry.count() - before;
-        self.holders.fixed.fetch_add(more * self.holders.a_tenant, Ordering::Relaxed);
+        let release = |tenant| {
+            self.flush_tenant(tenant);
+            self.forget_tenant(tenant);
+        };
+        let revised = self.registry.revise(specs, &portion.memories, prepare, version, release)?;
+        self.charge_tenants();
         self.share_memory();
         self.share_out();
         Ok(revised)
+    }
+
+    /// Counts what is kept of tenants, and of keys that left, against the memory.
+    pub(crate) fn charge_tenants(&self) {
+        const A_NUMBER: usize =
+            size_of::<Tenant>() + size_of::<Standing>() + COUNTING_THREADS * size_of::<Counters>() + NAME_BYTES;
+        let portions = self.registry.tenants().map(|tenant| self.standing(tenant.id).portion.bytes());
+        let numbers = self.registry.count().saturating_sub(NUMBERS_FREE) * A_NUMBER;
+        self.holders.fixed.store(portions.sum::<usize>() + numbers + self.history.bytes(), Ordering::Relaxed);
     }
 
     /// Lets tenants with limits ask for what this time is worth.

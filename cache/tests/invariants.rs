@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cache::{
-    Admission, Arbiter, Background, CacheSettings, Count, FlashSettings, Lookup, Mode, Rank, Recognition, Stored,
-    Storing, TenantSpec, Terms, Worker,
+    Admission, Arbiter, Background, Cache, CacheSettings, Count, FlashSettings, Lookup, Mode, Rank, Recognition,
+    Stored, Storing, TenantSpec, Terms, Worker,
 };
 use common::{Dice, Rig, tiny};
 
@@ -100,6 +100,36 @@ fn an_index_grows_with_what_is_stored_though_nobody_steps() {
     let lost = (0..OBJECTS).filter(|n| rig.get(&mut worker, 0, &n.to_le_bytes()).is_none()).count();
     assert!(grew.into_inner(), "it says so while it grows");
     assert_eq!(lost, 0, "of {OBJECTS}");
+}
+
+/// A name for each deployment, say: what is kept of each is given back when it goes, and a prefix that was given up costs no lookup anything.
+#[test]
+fn tenants_that_have_gone_leave_their_memory_to_the_others() {
+    let settings = CacheSettings { tenants: Vec::new(), ..tiny(true) };
+    let cache = Cache::new(settings.clone()).unwrap();
+    let of = |n: usize| {
+        let name = format!("deployment-{n}");
+        TenantSpec { recognised: Recognition::Prefix(format!("{name}:")), name, ..TenantSpec::default() }
+    };
+    let segments = cache.figures().segments;
+    for n in 0..900 {
+        cache.revise_tenants(&[of(n)], |_| Ok(())).unwrap();
+    }
+    cache.revise_tenants(&[], |_| Ok(())).unwrap();
+    assert_eq!(cache.figures().segments, segments);
+    // those that are there are too many at some time, and that is said
+    let mut there: Vec<TenantSpec> = Vec::new();
+    let refused = (0..2_000).find_map(|n| {
+        there.push(of(10_000 + n));
+        cache.revise_tenants(&there, |_| Ok(())).err()
+    });
+    assert!(refused.is_some_and(|error| error.to_string().contains("raise -m")), "of {} tenants none", there.len());
+    let memory = cache.figures().segments * cache.figures().segment_bytes;
+    assert!(memory >= settings.memory_bytes / 16, "objects have room still: {memory}");
+    // all of them gone, a start that knows their numbers has what the first had
+    cache.revise_tenants(&[], |_| Ok(())).unwrap();
+    let numbering = Some(cache.registry().numbering());
+    assert!(Cache::new(CacheSettings { numbering, ..settings }).is_ok());
 }
 
 #[test]

@@ -214,29 +214,26 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-fn all_tenants(shared: &Shared) -> Map<String, Value> {
-    let mut all = Map::new();
-    for (key, value) in stats::rows(&shared.server, &shared.cache, b"tenants") {
-        let Some((name, key)) = key.split_once(':') else { continue };
+fn told(shared: &Shared, id: u16) -> Value {
+    let mut own = Map::new();
+    stats::of_tenant(&shared.server, &shared.cache, id, &mut |key, value| {
+        let value = value.to_string();
         let value = value.parse::<serde_json::Number>().map_or(Value::String(value), Value::Number);
-        let own = all.entry(name.to_owned()).or_insert_with(|| json!({}));
-        own.as_object_mut().expect("it was made as one").insert(key.to_owned(), value);
-    }
-    for tenant in shared.cache.registry().tenants() {
-        if let Some(own) = all.get_mut(&tenant.name).and_then(Value::as_object_mut) {
-            own.insert("reserved_configured".to_owned(), tenant.reserved_bytes().into());
-        }
-    }
-    all
+        own.insert(key.to_owned(), value);
+    });
+    let reserved = shared.cache.registry().tenant(id).reserved_bytes();
+    own.insert("reserved_configured".to_owned(), reserved.into());
+    Value::Object(own)
 }
 
 async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
-    Json(Value::Object(all_tenants(&shared))).into_response()
+    let all = shared.cache.registry().tenants().map(|tenant| (tenant.name.clone(), told(&shared, tenant.id)));
+    Json(Value::Object(all.collect())).into_response()
 }
 
 async fn tenant(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
-    match all_tenants(&shared).remove(&name) {
-        Some(own) => Json(own).into_response(),
+    match shared.cache.registry().find(&name) {
+        Some(tenant) => Json(told(&shared, tenant.id)).into_response(),
         None => refuse(StatusCode::NOT_FOUND, format!("there is no tenant '{name}'")),
     }
 }

@@ -99,21 +99,26 @@ pub(crate) fn begin(settings: &CacheSettings, opening: Option<&Opening<'_>>) -> 
 impl Opening<'_> {
     fn begin(&self, settings: &CacheSettings) -> Result<Cache> {
         let numbers = self.companions.map(|companions| companions.numbers.as_path());
-        let numbering = match numbers.map(read_numbers) {
-            None => None,
-            Some(Ok(Some(numbering))) => Some(numbering),
-            Some(Ok(None)) => Some(Numbering { identity: nonce_of(settings), ..Numbering::default() }),
-            Some(Err(error)) => {
+        let anew = || numbers.map(|_| Numbering { identity: nonce_of(settings), ..Numbering::default() });
+        let numbering = numbers.and_then(|path| match read_numbers(path) {
+            Ok(Some(numbering)) => Some(numbering),
+            Ok(None) => anew(),
+            Err(error) => {
                 eprintln!("flashare: flash starts empty: {error:#}");
-                Some(Numbering { identity: nonce_of(settings), ..Numbering::default() })
+                anew()
             }
-        };
+        });
+        // where nothing of the flash is believed, nobody's number means anything any more
+        let empty = CacheSettings { numbering: anew(), ..settings.clone() };
         let settings = &CacheSettings { numbering, ..settings.clone() };
         let found = read_superblocks(self.device);
         let (cache, keeps_journal) = match (self.restored(settings, found.image), found.journal) {
             (Some(cache), journal) => (cache, journal != 0),
-            (None, 0) => (Cache::new(settings.clone())?, false),
-            (None, journal) => self.recovered(settings, journal)?,
+            (None, 0) => (Cache::new(empty)?, false),
+            (None, journal) => match self.recovered(settings, journal) {
+                Some(cache) => (cache, true),
+                None => (Cache::new(empty)?, false),
+            },
         };
         let journal = match (self.restart, self.companions) {
             (Restart::Crash, Some(companions)) => self.journal_of(&cache, companions, keeps_journal)?,
@@ -159,24 +164,23 @@ impl Opening<'_> {
         }
     }
 
-    /// What the journal vouches for; empty if it cannot be believed. And whether the cache keeps that journal.
-    fn recovered(&self, settings: &CacheSettings, journal: u64) -> Result<(Cache, bool)> {
-        if let (Restart::Crash, Some(companions)) = (self.restart, self.companions) {
-            let opened = self.open_journal(companions, journal);
-            let recovered =
-                opened.and_then(|file| Ok(Cache::recover(settings.clone(), self.device, file, self.sync, boot())?));
-            match recovered {
-                Ok(cache) => {
-                    let segments = cache.figures().flash.map_or(0, |flash| flash.to_recover);
-                    eprintln!("flashare: the last run was cut off: {segments} segments of flash are looked through");
-                    return Ok((cache, true));
-                }
-                Err(error) => {
-                    eprintln!("flashare: flash starts empty: {}: {error:#}", companions.journal.display());
-                }
+    /// What the journal vouches for, if it can be believed. The cache keeps that journal.
+    fn recovered(&self, settings: &CacheSettings, journal: u64) -> Option<Cache> {
+        let companions = self.companions.filter(|_| self.restart == Restart::Crash)?;
+        let opened = self.open_journal(companions, journal);
+        let recovered =
+            opened.and_then(|file| Ok(Cache::recover(settings.clone(), self.device, file, self.sync, boot())?));
+        match recovered {
+            Ok(cache) => {
+                let segments = cache.figures().flash.map_or(0, |flash| flash.to_recover);
+                eprintln!("flashare: the last run was cut off: {segments} segments of flash are looked through");
+                Some(cache)
+            }
+            Err(error) => {
+                eprintln!("flashare: flash starts empty: {}: {error:#}", companions.journal.display());
+                None
             }
         }
-        Ok((Cache::new(settings.clone())?, false))
     }
 
     fn open_journal(&self, companions: &Companions, nonce: u64) -> Result<Box<dyn JournalFile>> {

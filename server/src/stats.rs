@@ -3,6 +3,7 @@
 //! Monitoring reads memcached's keys by name, so all of them are there; those of machinery that a log does not have (slab
 //! moves, LRU juggling) stay 0. docs/stats.md explains each.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cache::{Cache, Count};
@@ -459,30 +460,35 @@ fn cachedump(
 
 fn tenants(server: &Server, cache: &Cache, out: &mut Vec<u8>) {
     for tenant in cache.registry().tenants() {
-        let totals = server.totals(cache, tenant.id);
-        let balance = tenant.account.balance();
-        let (model, samples, trained) = cache.model(tenant.id);
         let name = &tenant.name;
-        let mut row = |key: &str, value: &dyn std::fmt::Display| stat(out, format_args!("{name}:{key}"), value);
-        row("rank", &tenant.rank().name());
-        row("bytes", &balance.in_use);
-        row("reserved", &balance.reserved);
-        row("active", &format_args!("{:.3}", cache.activity(tenant.id)));
-        row("target", &balance.target);
-        row("need", &format_args!("{:.3}", balance.need()));
-        for (count, key) in cache::COUNTS {
-            row(key, &totals.get(*count));
-        }
-        row("get_hits", &totals.hits());
-        row("hit_ratio_lately", &format_args!("{:.4}", cache.registry().hit_ratio_lately(tenant.id)));
-        row("flash_bytes", &cache.flash_bytes_of(tenant.id));
-        row("requests_refused", &tenant.meter.refused());
-        row("bandwidth_waits", &tenant.meter.waits());
-        row("connections", &tenant.meter.connections());
-        row("model_samples", &samples);
-        row("model_trained", &trained);
-        row("model_accuracy", &format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));
+        of_tenant(server, cache, tenant.id, &mut |key, value| stat(out, format_args!("{name}:{key}"), value));
     }
+}
+
+/// Tells what one tenant has, is owed, and does.
+pub(crate) fn of_tenant(server: &Server, cache: &Cache, id: u16, row: &mut dyn FnMut(&str, &dyn Display)) {
+    let tenant = cache.registry().tenant(id);
+    let totals = server.totals(cache, id);
+    let balance = tenant.account.balance();
+    let (model, samples, trained) = cache.model(id);
+    row("rank", &tenant.rank().name());
+    row("bytes", &balance.in_use);
+    row("reserved", &balance.reserved);
+    row("active", &format_args!("{:.3}", cache.activity(id)));
+    row("target", &balance.target);
+    row("need", &format_args!("{:.3}", balance.need()));
+    for (count, key) in cache::COUNTS {
+        row(key, &totals.get(*count));
+    }
+    row("get_hits", &totals.hits());
+    row("hit_ratio_lately", &format_args!("{:.4}", cache.registry().hit_ratio_lately(id)));
+    row("flash_bytes", &cache.flash_bytes_of(id));
+    row("requests_refused", &tenant.meter.refused());
+    row("bandwidth_waits", &tenant.meter.waits());
+    row("connections", &tenant.meter.connections());
+    row("model_samples", &samples);
+    row("model_trained", &trained);
+    row("model_accuracy", &format_args!("{:.3}", model.map_or(0.0, |model| model.accuracy)));
 }
 
 fn flash_paths(config: &Config) -> String {

@@ -292,8 +292,15 @@ fn tenants_keep_their_numbers_over_restarts() {
     let (running, mut client) = begin(&flash, &flags);
     client.expect("get a:k b:k c:k\r\n", "END\r\n");
     running.stop();
+    // where nothing is believed, who has gone is forgotten
+    let numbers = folder.path().join("flash.tenants");
+    let knows = |name: &str| std::fs::read_to_string(&numbers).unwrap().contains(&format!("\"{name}\""));
+    assert!(knows("a") && knows("b"));
+    begin(&flash, &[flags[0], flags[1], "--restart", "never"]).0.stop();
+    begin(&flash, &flags).0.stop();
+    assert!(!knows("a") && knows("b"));
     // without the file nobody knows whose is what
-    std::fs::remove_file(folder.path().join("flash.tenants")).unwrap();
+    std::fs::remove_file(&numbers).unwrap();
     tenants(&[]);
     let (running, mut client) = begin(&flash, &flags);
     client.expect("get a:k b:k c:k\r\n", "END\r\n");

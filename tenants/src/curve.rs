@@ -342,6 +342,8 @@ const CALIBRATION_MAX: f64 = 8.0;
 pub struct LiveCurve {
     /// Keys up to this are followed. Every request of every worker reads it, so it lies apart from what is written with each that is followed.
     threshold: CachePadded<AtomicU64>,
+    /// The same at first.
+    threshold_first: u64,
     /// The key that was used last, of those: a read of it again is a hit at any size.
     last: AtomicU64,
     distances: Mutex<Followed>,
@@ -357,12 +359,14 @@ struct Followed {
 }
 
 impl LiveCurve {
-    /// Follows at most so many objects, of a share of the keys at first that is `1 / 2^halvings`, for caches of up to `reach_bytes`.
+    /// For at most so many objects, of a share of the keys at first that is `1 / 2^halvings`, and caches of up to `reach_bytes`. It follows none before it is
+    /// told to begin.
     pub fn new(objects_max: usize, halvings: u32, reach_bytes: u64) -> LiveCurve {
         let objects_max = if objects_max < FOLLOWED_MIN { 0 } else { objects_max };
         let threshold = if objects_max == 0 { 0 } else { u64::MAX >> halvings };
         LiveCurve {
-            threshold: CachePadded::new(AtomicU64::new(threshold)),
+            threshold: CachePadded::new(AtomicU64::new(0)),
+            threshold_first: threshold,
             last: AtomicU64::new(0),
             distances: Mutex::new(Followed {
                 distances: None,
@@ -371,6 +375,18 @@ impl LiveCurve {
                 counted: 0,
             }),
         }
+    }
+
+    /// Follows keys from now on.
+    pub fn begin(&self) {
+        self.threshold.store(self.threshold_first, Ordering::Relaxed);
+    }
+
+    /// Forgets everything, and follows nothing from now on.
+    pub fn end(&self) {
+        let mut followed = self.distances.lock();
+        self.threshold.store(0, Ordering::Relaxed);
+        followed.distances = None;
     }
 
     /// Objects that so many bytes of DRAM are enough for.
@@ -395,6 +411,9 @@ impl LiveCurve {
         self.last.store(hash, Ordering::Relaxed);
         let (objects_max, reach_bytes) = (followed.objects_max, followed.reach_bytes);
         let threshold = self.threshold.load(Ordering::Relaxed);
+        if threshold == 0 {
+            return; // it has ended meanwhile
+        }
         let fresh = || ReuseDistances::with(objects_max, threshold, BUCKETS_COARSE, reach_bytes);
         let distances = followed.distances.get_or_insert_with(fresh);
         act(distances);
@@ -575,6 +594,7 @@ mod tests {
             .for_each(|(n, request)| request.0 = xxh3_64(&(n as u64 | 1 << 40).to_le_bytes()));
         let mut exact = ReuseDistances::new(1 << 20);
         let live = LiveCurve::new(2_000, 3, 16 << 20);
+        live.begin();
         let mut reads = 0;
         for (id, bytes) in &requests {
             exact.used(*id, *bytes, true);

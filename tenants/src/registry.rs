@@ -4,7 +4,7 @@
 //! given to another. A tenant that goes leaves its place behind; if one of the same name and rule comes, it gets that place back. Which
 //! requests are whose ([`Routes`]) is replaced whole, and looked up without a lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
 
@@ -95,6 +95,15 @@ pub struct TenantSpec {
     pub terms: Terms,
 }
 
+/// Who somebody is: a name, and how it is recognised. Under the same name with another rule it would be somebody else.
+type Who<'a> = (&'a str, &'a Recognition);
+
+impl TenantSpec {
+    fn who(&self) -> Who<'_> {
+        (&self.name, &self.recognised)
+    }
+}
+
 /// Why a set of tenants cannot be.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum RegistryError {
@@ -122,6 +131,11 @@ pub enum RegistryError {
     /// More than a tenant number can tell apart.
     #[error("there were {0} tenants since the flash was formatted; at most {TENANTS_MAX} are possible")]
     TooMany(usize),
+    /// What is kept of tenants leaves too little for objects.
+    #[error(
+        "what is kept of {0} tenants, {1} bytes of one more, leaves less than an eighth of the memory for objects: raise -m, or remove tenants"
+    )]
+    TooLittleMemory(usize, usize),
     /// The numbers of tenants have to outlive the process, and cannot.
     #[error("which number is whose cannot be written down: {0}")]
     Unwritten(String),
@@ -191,8 +205,27 @@ impl Tenant {
             lately: AtomicU32::new(0),
             dram_lately: AtomicU32::new(0),
         };
+        if terms.is_some() {
+            tenant.remember();
+        }
         tenant.agree(terms.copied().unwrap_or_default());
         tenant
+    }
+
+    /// Takes memory for what it loses and would do with more.
+    fn remember(&self) {
+        self.shadow.begin();
+        self.curve.begin();
+    }
+
+    /// Gives that back: who is not there loses nothing.
+    fn forget(&self) {
+        self.shadow.end();
+        self.curve.end();
+    }
+
+    fn who(&self) -> Who<'_> {
+        (&self.name, &self.recognised)
     }
 
     fn agree(&self, terms: Terms) {
@@ -254,11 +287,26 @@ pub enum Revised {
 /// Whose a request is.
 #[derive(Clone, Default)]
 struct Routes {
-    prefixes: Prefixes,
+    prefixes: Prefixes<u16>,
     ports: HashMap<u16, u16>,
     users: HashMap<Vec<u8>, u16>,
     /// Prefixes that were somebody's, and the version up to which keys that begin with them are nobody's any more.
     released: Vec<Released>,
+    /// The same by prefix: the highest version of those that a key with this prefix begins with.
+    over: Prefixes<u64>,
+}
+
+impl Routes {
+    fn of(released: Vec<Released>) -> Routes {
+        let mut over = Prefixes::default();
+        let mut by_length: Vec<&Released> = released.iter().filter(|one| !one.prefix.is_empty()).collect();
+        by_length.sort_by_key(|one| one.prefix.len()); // a shorter one's version is known when a longer one's is asked for
+        for Released { prefix, version } in by_length {
+            let shorter = over.find(prefix.as_bytes()).unwrap_or(0);
+            over.insert(prefix.as_bytes(), shorter.max(*version));
+        }
+        Routes { released, over, ..Routes::default() }
+    }
 }
 
 /// A prefix that a tenant gave up. What others stored under such keys before is out of date: the tenant may have stored it anew.
@@ -293,7 +341,6 @@ pub struct Registry {
     pub(crate) shared_out: AtomicI64,
     memory_configured: i64,
     flash_configured: u64,
-    memories: Memories,
     identity: u64,
     pub(crate) arbitration: Mutex<()>,
     /// Place of the arbiter in [`ARBITERS`].
@@ -324,20 +371,22 @@ impl Registry {
             shared_out: AtomicI64::new(0),
             memory_configured: memory,
             flash_configured: flash,
-            memories,
             identity: numbering.map_or(0, |numbering| numbering.identity),
             arbitration: Mutex::new(()),
             arbiter: AtomicU8::new(place_of(&ARBITERS, &Arbiter::default())),
             revision: Mutex::new(()),
         };
         let known = numbering.map_or(&[][..], |numbering| &numbering.numbers);
+        let wanted: HashMap<Who<'_>, &TenantSpec> = specs.iter().map(|spec| (spec.who(), spec)).collect();
+        let mut there = HashSet::new();
         for (name, recognised) in known {
-            let spec = specs.iter().find(|spec| spec.name == *name && spec.recognised == *recognised);
-            registry.push(name.clone(), recognised.clone(), spec.map(|spec| &spec.terms));
+            let spec = wanted.get(&(name.as_str(), recognised));
+            there.extend(spec.map(|spec| &spec.name));
+            registry.push(name.clone(), recognised.clone(), spec.map(|spec| &spec.terms), &memories);
         }
         for spec in &specs {
-            if registry.find(&spec.name).is_none() {
-                registry.push(spec.name.clone(), spec.recognised.clone(), Some(&spec.terms));
+            if !there.contains(&spec.name) {
+                registry.push(spec.name.clone(), spec.recognised.clone(), Some(&spec.terms), &memories);
             }
         }
         if registry.tenants.count() > TENANTS_MAX {
@@ -358,15 +407,15 @@ impl Registry {
         ARBITERS[usize::from(self.arbiter.swap(place_of(&ARBITERS, &arbiter), Ordering::Relaxed))].1
     }
 
-    fn push(&self, name: String, recognised: Recognition, terms: Option<&Terms>) -> u16 {
+    fn push(&self, name: String, recognised: Recognition, terms: Option<&Terms>, memories: &Memories) -> u16 {
         let id = self.tenants.count() as u16;
-        self.tenants.push(Tenant::new(id, name, recognised, terms, &self.memories));
+        self.tenants.push(Tenant::new(id, name, recognised, terms, memories));
         id
     }
 
     /// Replaces the routes by those of the tenants that are there.
     fn route(&self, released: Vec<Released>) {
-        let mut routes = Routes { released, ..Routes::default() };
+        let mut routes = Routes::of(released);
         for tenant in self.tenants() {
             match &tenant.recognised {
                 Recognition::Rest => {}
@@ -386,7 +435,7 @@ impl Registry {
     /// Makes the tenants be those of the specs while requests are served; all of it or, on an error, nothing. Memory is shared out anew
     /// when [`Registry::share_out`] is called next.
     ///
-    /// `prepare` is told the numbering as it will be, before anything changes: it makes room for new numbers and sees that they outlive
+    /// Who is new has such `memories`. `prepare` is told the numbering as it will be, before anything changes: it makes room for new numbers and sees that they outlive
     /// the process. `version` is asked, after requests have been told apart anew, for the version up to which what a tenant that goes has stored is over. `release` then ends
     /// what it stored.
     ///
@@ -395,19 +444,22 @@ impl Registry {
     pub fn revise(
         &self,
         specs: &[TenantSpec],
-        prepare: impl FnOnce(&Numbering) -> Result<(), String>,
+        memories: &Memories,
+        prepare: impl FnOnce(&Numbering) -> Result<(), RegistryError>,
         version: impl FnOnce() -> u64,
         mut release: impl FnMut(u16),
     ) -> Result<Vec<Revised>, RegistryError> {
         let _revision = self.revision.lock();
         let specs = with_default(specs.to_vec());
         check(&specs, self.memory_configured, self.flash_configured)?;
-        let stays = |tenant: &Tenant| specs.iter().find(|spec| is_same(spec, tenant));
-        let leaving: Vec<&Tenant> = self.tenants().filter(|tenant| stays(tenant).is_none()).collect();
+        let wanted: HashMap<Who<'_>, &TenantSpec> = specs.iter().map(|spec| (spec.who(), spec)).collect();
+        let known: HashMap<Who<'_>, &Tenant> = self.all().map(|tenant| (tenant.who(), tenant)).collect();
+        let leaving: Vec<&Tenant> = self.tenants().filter(|tenant| !wanted.contains_key(&tenant.who())).collect();
         // who comes again is given the number of before; it is over with what was stored under it
-        let back: Vec<&Tenant> = self.all().filter(|tenant| !tenant.is_present() && stays(tenant).is_some()).collect();
-        let coming: Vec<&TenantSpec> =
-            specs.iter().filter(|spec| !self.all().any(|tenant| is_same(spec, tenant))).collect();
+        let back = self.all().filter(|tenant| !tenant.is_present());
+        let back: Vec<(&Tenant, &TenantSpec)> =
+            back.filter_map(|tenant| Some((tenant, *wanted.get(&tenant.who())?))).collect();
+        let coming: Vec<&TenantSpec> = specs.iter().filter(|spec| !known.contains_key(&spec.who())).collect();
         if self.count() + coming.len() > TENANTS_MAX {
             return Err(RegistryError::TooMany(self.count() + coming.len()));
         }
@@ -417,16 +469,16 @@ impl Registry {
             Recognition::Prefix(prefix) => Some(prefix.clone()),
             _ => None,
         });
-        let prefixes: Vec<String> = prefixes.collect();
+        let prefixes: HashSet<String> = prefixes.collect();
         let mut released = self.routes.load().released.clone();
         released.retain(|old| !prefixes.contains(&old.prefix));
         // as long as nobody knows better: everything that is stored while this is written down
         planned.released = released.clone();
         planned.released.extend(prefixes.iter().map(|prefix| Released { prefix: prefix.clone(), version: u64::MAX }));
-        prepare(&planned).map_err(RegistryError::Unwritten)?;
+        prepare(&planned)?;
         let mut revised = Vec::new();
         for spec in &specs {
-            let Some(tenant) = self.tenants().find(|tenant| is_same(spec, tenant)) else { continue };
+            let Some(tenant) = known.get(&spec.who()).filter(|tenant| tenant.is_present()) else { continue };
             let (before, now) = (tenant.terms(), spec.terms);
             if before != now {
                 tenant.agree(now);
@@ -436,17 +488,18 @@ impl Registry {
         for tenant in &leaving {
             tenant.present.store(false, Ordering::SeqCst);
             tenant.agree(Terms::default());
+            tenant.forget();
             revised.push(Revised::Removed(tenant.name.clone()));
         }
-        for tenant in back {
+        for (tenant, spec) in back {
             release(tenant.id);
-            let spec = stays(tenant).expect("it was chosen so");
             tenant.agree(spec.terms);
+            tenant.remember();
             tenant.present.store(true, Ordering::SeqCst);
             revised.push(Revised::Added(spec.clone()));
         }
         for spec in coming {
-            self.push(spec.name.clone(), spec.recognised.clone(), Some(&spec.terms));
+            self.push(spec.name.clone(), spec.recognised.clone(), Some(&spec.terms), memories);
             revised.push(Revised::Added(spec.clone()));
         }
         self.route(released.clone());
@@ -499,15 +552,18 @@ impl Registry {
     pub fn settle(&self, version: u64, mut release: impl FnMut(u16)) {
         let mut released = self.routes.load().released.clone();
         released.iter_mut().for_each(|old| old.version = old.version.min(version));
+        let held: HashSet<&Recognition> = self.tenants().map(|tenant| &tenant.recognised).collect();
+        let mut given_up: HashSet<&str> = HashSet::new();
         for tenant in self.all().filter(|tenant| !tenant.is_present()) {
             release(tenant.id);
             if let Recognition::Prefix(prefix) = &tenant.recognised
-                && !self.tenants().any(|other| other.recognised == tenant.recognised)
+                && !held.contains(&tenant.recognised)
             {
-                released.retain(|old| old.prefix != *prefix);
-                released.push(Released { prefix: prefix.clone(), version });
+                given_up.insert(prefix);
             }
         }
+        released.retain(|old| !given_up.contains(old.prefix.as_str()));
+        released.extend(given_up.into_iter().map(|prefix| Released { prefix: prefix.to_owned(), version }));
         self.route(released);
     }
 
@@ -552,14 +608,8 @@ impl Registry {
         if !self.has_released.load(Ordering::Relaxed) || !self.tenant(tenant).recognised.is_by_key() {
             return false;
         }
-        let routes = self.routes.load();
-        let is_over = |old: &Released| version <= old.version && key.starts_with(old.prefix.as_bytes());
-        routes.released.iter().any(is_over)
+        self.routes.load().over.find(key).is_some_and(|over| version <= over)
     }
-}
-
-fn is_same(spec: &TenantSpec, tenant: &Tenant) -> bool {
-    spec.name == tenant.name && spec.recognised == tenant.recognised
 }
 
 /// Default comes first; it is added where the configuration does not name it.
@@ -638,7 +688,7 @@ mod tests {
     }
 
     fn revise(registry: &Registry, specs: &[TenantSpec], version: u64) -> Result<Vec<Revised>, RegistryError> {
-        registry.revise(specs, |_| Ok(()), || version, |_| {})
+        registry.revise(specs, &MEMORIES, |_| Ok(()), || version, |_| {})
     }
 
     fn names(registry: &Registry) -> Vec<&str> {
@@ -664,7 +714,13 @@ mod tests {
             revise(&registry, &[a, b], 1).unwrap_err();
             assert_eq!((reserved(), names(&registry)), (vec![0, 100, 200], vec!["default", "a", "b"]));
         }
-        let failed = registry.revise(&[], |_| Err("disk full".to_owned()), || 1, |_| panic!("nothing is released"));
+        let failed = registry.revise(
+            &[],
+            &MEMORIES,
+            |_| Err(RegistryError::Unwritten("disk full".to_owned())),
+            || 1,
+            |_| panic!("nothing is released"),
+        );
         assert_eq!((failed, names(&registry).len()), (Err(RegistryError::Unwritten("disk full".to_owned())), 3));
         let mut lfu = spec("a", prefix("a:"), 500);
         lfu.terms.rank = Rank::Lfu;
@@ -681,7 +737,8 @@ mod tests {
         let number = |key: &[u8]| registry.by_key(key);
         assert_eq!((number(b"a:x"), registry.by_port(7)), (1, Some(2)));
         let mut gone = Vec::new();
-        let revised = registry.revise(&[spec("b", prefix("b:"), 50)], |_| Ok(()), || 40, |id| gone.push(id)).unwrap();
+        let revised =
+            registry.revise(&[spec("b", prefix("b:"), 50)], &MEMORIES, |_| Ok(()), || 40, |id| gone.push(id)).unwrap();
         assert_eq!((gone, revised.len(), names(&registry)), (vec![1, 2], 3, vec!["default", "b"]));
         assert_eq!((number(b"a:x"), number(b"b:x"), registry.by_port(7)), (0, 3, None));
         // what default held under a's keys before a came is out of date, and what it holds of other keys is not
@@ -692,12 +749,23 @@ mod tests {
         );
         // a comes again, to its own place; with another rule it would be another
         let mut over = Vec::new();
-        registry.revise(&[spec("a", prefix("a:"), 0)], |_| Ok(()), || 60, |id| over.push(id)).unwrap();
+        registry.revise(&[spec("a", prefix("a:"), 0)], &MEMORIES, |_| Ok(()), || 60, |id| over.push(id)).unwrap();
         assert_eq!((number(b"a:x"), over), (1, vec![1, 3]));
         revise(&registry, &[spec("a", prefix("A:"), 0)], 70).unwrap();
         assert_eq!((number(b"a:x"), number(b"A:x"), registry.count()), (0, 4, 5));
         registry.share_out(1_000, |_| 1.0);
         assert_eq!(registry.targets_sum(), 1_000);
+    }
+
+    #[test]
+    fn a_key_is_over_by_the_latest_of_the_prefixes_that_were_given_up() {
+        let registry = registry(Vec::new());
+        for (name, version) in [("a:b:", 50), ("a:", 20), ("a:b:c:", 30), ("x", 90), ("a:", 40)] {
+            revise(&registry, &[spec("t", prefix(name), 0)], 1).unwrap();
+            revise(&registry, &[], version).unwrap();
+        }
+        let over = |key: &[u8]| (0..=100).rev().find(|version| registry.is_released(0, key, *version)).unwrap_or(0);
+        assert_eq!([&b"a:1"[..], b"a:b:1", b"a:b:c:1", b"x", b"b"].map(over), [40, 50, 50, 90, 0]);
     }
 
     #[test]
