@@ -169,9 +169,10 @@ impl Cache {
         keep: impl FnOnce(&Numbering) -> Result<(), String>,
     ) -> Result<Vec<Revised>, RegistryError> {
         let portion = Portion::of(&self.settings, specs.len() + 1);
-        let prepare = |planned: &Numbering| {
+        let prepare = |planned: &Numbering, back: &[u16]| {
             let numbers = planned.numbers.len();
-            let more = (numbers - self.registry.count()) * portion.bytes();
+            let again: usize = back.iter().map(|tenant| self.standing(*tenant).portion.bytes()).sum();
+            let more = (numbers - self.registry.count()) * portion.bytes() + again;
             let most = self.holders.total() - self.holders.total() / OBJECTS_PART;
             if more > 0 && self.held_by_all() + more > most {
                 return Err(RegistryError::TooLittleMemory(numbers, portion.bytes()));

@@ -278,7 +278,7 @@ mod tests {
         registry.share_out(64 << 20, |_| 1.0);
         let mut specs: Vec<TenantSpec> = registry.tenants().map(Tenant::spec).collect();
         specs[2].terms.goal_hit_ratio = 0.9;
-        registry.revise(&specs, &MEMORIES, |_| Ok(()), || 0, |_| {}).unwrap();
+        registry.revise(&specs, &MEMORIES, |_, _| Ok(()), || 0, |_| {}).unwrap();
         registry.note_hits(2, 10, 10, 100);
         let before = registry.tenant(2).account.granted();
         (0..10_000).for_each(|dice| {

@@ -435,7 +435,7 @@ impl Registry {
     /// Makes the tenants be those of the specs while requests are served; all of it or, on an error, nothing. Memory is shared out anew
     /// when [`Registry::share_out`] is called next.
     ///
-    /// Who is new has such `memories`. `prepare` is told the numbering as it will be, before anything changes: it makes room for new numbers and sees that they outlive
+    /// Who is new has such `memories`. `prepare` is told the numbering as it will be, and who comes again, before anything changes: it makes room for new numbers and sees that they outlive
     /// the process. `version` is asked, after requests have been told apart anew, for the version up to which what a tenant that goes has stored is over. `release` then ends
     /// what it stored.
     ///
@@ -445,7 +445,7 @@ impl Registry {
         &self,
         specs: &[TenantSpec],
         memories: &Memories,
-        prepare: impl FnOnce(&Numbering) -> Result<(), RegistryError>,
+        prepare: impl FnOnce(&Numbering, &[u16]) -> Result<(), RegistryError>,
         version: impl FnOnce() -> u64,
         mut release: impl FnMut(u16),
     ) -> Result<Vec<Revised>, RegistryError> {
@@ -475,7 +475,7 @@ impl Registry {
         // as long as nobody knows better: everything that is stored while this is written down
         planned.released = released.clone();
         planned.released.extend(prefixes.iter().map(|prefix| Released { prefix: prefix.clone(), version: u64::MAX }));
-        prepare(&planned)?;
+        prepare(&planned, &back.iter().map(|(tenant, _)| tenant.id).collect::<Vec<_>>())?;
         let mut revised = Vec::new();
         for spec in &specs {
             let Some(tenant) = known.get(&spec.who()).filter(|tenant| tenant.is_present()) else { continue };
@@ -688,7 +688,7 @@ mod tests {
     }
 
     fn revise(registry: &Registry, specs: &[TenantSpec], version: u64) -> Result<Vec<Revised>, RegistryError> {
-        registry.revise(specs, &MEMORIES, |_| Ok(()), || version, |_| {})
+        registry.revise(specs, &MEMORIES, |_, _| Ok(()), || version, |_| {})
     }
 
     fn names(registry: &Registry) -> Vec<&str> {
@@ -717,7 +717,7 @@ mod tests {
         let failed = registry.revise(
             &[],
             &MEMORIES,
-            |_| Err(RegistryError::Unwritten("disk full".to_owned())),
+            |_, _| Err(RegistryError::Unwritten("disk full".to_owned())),
             || 1,
             |_| panic!("nothing is released"),
         );
@@ -737,8 +737,9 @@ mod tests {
         let number = |key: &[u8]| registry.by_key(key);
         assert_eq!((number(b"a:x"), registry.by_port(7)), (1, Some(2)));
         let mut gone = Vec::new();
-        let revised =
-            registry.revise(&[spec("b", prefix("b:"), 50)], &MEMORIES, |_| Ok(()), || 40, |id| gone.push(id)).unwrap();
+        let revised = registry
+            .revise(&[spec("b", prefix("b:"), 50)], &MEMORIES, |_, _| Ok(()), || 40, |id| gone.push(id))
+            .unwrap();
         assert_eq!((gone, revised.len(), names(&registry)), (vec![1, 2], 3, vec!["default", "b"]));
         assert_eq!((number(b"a:x"), number(b"b:x"), registry.by_port(7)), (0, 3, None));
         // what default held under a's keys before a came is out of date, and what it holds of other keys is not
@@ -749,7 +750,7 @@ mod tests {
         );
         // a comes again, to its own place; with another rule it would be another
         let mut over = Vec::new();
-        registry.revise(&[spec("a", prefix("a:"), 0)], &MEMORIES, |_| Ok(()), || 60, |id| over.push(id)).unwrap();
+        registry.revise(&[spec("a", prefix("a:"), 0)], &MEMORIES, |_, _| Ok(()), || 60, |id| over.push(id)).unwrap();
         assert_eq!((number(b"a:x"), over), (1, vec![1, 3]));
         revise(&registry, &[spec("a", prefix("A:"), 0)], 70).unwrap();
         assert_eq!((number(b"a:x"), number(b"A:x"), registry.count()), (0, 4, 5));
