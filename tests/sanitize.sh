@@ -12,12 +12,16 @@ if ! rustc +nightly --version > /dev/null 2>&1; then
     echo "there is no nightly toolchain here: rustup toolchain install nightly" >&2
     exit 2
 fi
-build() { # SANITIZER, then cargo's words
-    local sanitizer=$1
-    shift
-    RUSTFLAGS="-Zsanitizer=$sanitizer -Cunsafe-allow-abi-mismatch=sanitizer -Cdebug-assertions=on -Copt-level=1" \
-        CARGO_TARGET_DIR="target/$sanitizer" cargo +nightly "$@" --locked --target $target
+build() { # SANITIZER, cargo's verb, and the rest
+    local sanitizer=$1 verb=$2
+    shift 2
+    RUSTFLAGS="${flags[$sanitizer]} -Copt-level=1" CARGO_TARGET_DIR="target/$sanitizer" \
+        cargo +nightly "$verb" --locked --target $target "$@"
 }
+declare -A flags=(
+    [address]="-Zsanitizer=address -Cdebug-assertions=on"
+    [thread]="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
+)
 # what is lent to a device that hangs is never given back, by design; how much is resident says nothing under a sanitizer
 export ASAN_OPTIONS=detect_leaks=0
 build address test --package log-memory --package flash-store --package cache --package predictor --package tenants --package server -- \
