@@ -112,7 +112,7 @@ class Client(threading.Thread):
             self.failure = f"client {self.number}: {type(error).__name__}: {error}"
 
     def key(self, n):
-        return f"key-{n}".encode() if n % 7 else f"a-longer-key-for-{n}-".encode().ljust(120, b"k")
+        return f"key-{n}".encode() if n % 7 else f"longer-key-{n}-".encode().ljust(120, b"k")
 
     def new_value(self, n):
         self.serial += 1
@@ -220,7 +220,7 @@ class Client(threading.Thread):
     def meta_set(self, n):
         new, secs = self.new(n)
         mode = self.dice.choice((b"", b" MR", b" ME"))
-        head = b"ms %s %d F%d T%d%s\r\n" % (self.key(n), len(new.value), new.flags, secs or -0, mode)
+        head = b"ms %s %d F%d T%d%s\r\n" % (self.key(n), len(new.value), new.flags, secs, mode)
         self.store(n, new, head + new.value + b"\r\n", b"HD", (b"NS",) if mode else ())
 
     def meta_get(self, n):

@@ -377,7 +377,7 @@ impl Registry {
             revision: Mutex::new(()),
         };
         let known = numbering.map_or(&[][..], |numbering| &numbering.numbers);
-        let wanted: HashMap<Who<'_>, &TenantSpec> = specs.iter().map(|spec| (spec.who(), spec)).collect();
+        let wanted = by_who(&specs);
         let mut there = HashSet::new();
         for (name, recognised) in known {
             let spec = wanted.get(&(name.as_str(), recognised));
@@ -452,7 +452,7 @@ impl Registry {
         let _revision = self.revision.lock();
         let specs = with_default(specs.to_vec());
         check(&specs, self.memory_configured, self.flash_configured)?;
-        let wanted: HashMap<Who<'_>, &TenantSpec> = specs.iter().map(|spec| (spec.who(), spec)).collect();
+        let wanted = by_who(&specs);
         let known: HashMap<Who<'_>, &Tenant> = self.all().map(|tenant| (tenant.who(), tenant)).collect();
         let leaving: Vec<&Tenant> = self.tenants().filter(|tenant| !wanted.contains_key(&tenant.who())).collect();
         // who comes again is given the number of before; it is over with what was stored under it
@@ -610,6 +610,10 @@ impl Registry {
         }
         self.routes.load().over.find(key).is_some_and(|over| version <= over)
     }
+}
+
+fn by_who(specs: &[TenantSpec]) -> HashMap<Who<'_>, &TenantSpec> {
+    specs.iter().map(|spec| (spec.who(), spec)).collect()
 }
 
 /// Default comes first; it is added where the configuration does not name it.
