@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from . import flash_hits
-from .kit import BIN, ROOT, Row, Server, at_least, at_most, build, scratch
+from .kit import BIN, Row, Server, at_least, at_most, build, null_server, scratch
 from .load import fill, interleaved, load, middle, peer, ratio
 
 # name, arguments of the load generator, bound on CPU of memcached's, bound on CPU of the null server's
@@ -39,9 +39,7 @@ def flashare(*flags, binary=None):
 def measure(quick):
     build()
     build("benches")
-    null = ROOT / "target/null/release/flashare"
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null", "--target-dir", ROOT / "target/null"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    null = null_server()
     rounds, seconds = (1, 0.3) if quick else (5, 1.5)
     rows = []
     with memcached("-m", 1024) as theirs, flashare("-m", 1024) as ours, flashare("-m", 64, binary=null) as nothing:

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import time
 
-from .kit import BIN, ROOT, TRACES, Row, Server, at_least, at_most, beginning, build, equal_tenants, scratch, shared_trace, trace_tool
+from .kit import BIN, TRACES, Row, Server, at_least, at_most, beginning, build, equal_tenants, null_server, scratch, shared_trace, trace_tool
 
 TOOL = BIN / "flashare-trace"
 SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
@@ -80,10 +80,7 @@ def replay(folder, quick):
         at_least("replay, pipeline 64, server and tool on 2 cores: requests/s", ran["ops_per_second"], 1_000_000, "{:,.0f}"),
         at_most("replay, pipeline 64: wrong and stale values", ran["wrong_values"] + ran["stale_values"], 0, "{}"),
     ]
-    target = ROOT / "target/null"
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null", "--target-dir", target]
-    subprocess.run(command, cwd=ROOT, check=True)
-    with Server([target / "release/flashare", "-p", "{port}", "-t", 1, "-m", 64, "--no-flash"]) as server:
+    with Server([null_server(), "-p", "{port}", "-t", 1, "-m", 64, "--no-flash"]) as server:
         flags = ["--pipeline", 64, "--mode", "write-through", "--no-stats"]
         ceiling = trace_tool("replay", hot, "--server", f"127.0.0.1:{server.port}", *flags)["ops_per_second"]
     rows.append(Row("the tool's own ceiling: requests/s against the null server", f"{ceiling:,.0f}", "stated", True))

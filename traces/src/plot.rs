@@ -1,14 +1,15 @@
-//! Line plots: as SVG for reports, as PNG for everything else. The font for PNG is built in, so that a bare machine draws labels too.
+//! Line plots: as SVG for reports, as PNG for everything else. The font is built in, so that a bare machine draws labels too.
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow};
+use plotters::coord::Shift;
 use plotters::prelude::*;
-use resvg::tiny_skia::{Pixmap, Transform};
-use resvg::usvg::{Options, Tree};
+use plotters::style::{FontStyle, register_font};
 
+/// In units of which SVG has one, and PNG several, for a pixel.
 const WIDTH: u32 = 1000;
 /// Of that, what the plot itself takes; the rest names the lines.
 const CHART_WIDTH: u32 = 740;
@@ -17,8 +18,10 @@ const NAME_LEN_MAX: usize = 36;
 /// Lines that are named.
 const NAMES_MAX: usize = 20;
 const HEIGHT: u32 = 420;
-/// PNG pixels for each of SVG's.
-const PNG_SCALE: f32 = 1.5;
+/// Dots that are drawn for each unit of a PNG, and dots, each way, whose mean is one of its pixels: what is drawn has hard edges.
+const PNG_DOTS: u32 = 3;
+const PNG_BLEND: usize = 2;
+const RGB: usize = 3;
 /// Colours that stay apart for the colour blind (Okabe and Ito), black last.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -30,6 +33,12 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(160, 150, 20),
     RGBColor(0, 0, 0),
 ];
+
+/// The font that is built in, by the name under which all is written.
+static FONT: LazyLock<()> = LazyLock::new(|| {
+    let font = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    assert!(font.is_ok(), "the font is one of its crate's");
+});
 
 /// What an axis shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,21 +150,33 @@ impl Plot {
     /// The plot could not be drawn.
     pub(crate) fn svg(&self) -> Result<String> {
         let mut text = String::new();
-        self.draw(&mut text).map_err(|error| anyhow!("drawing '{}': {error}", self.title))?;
+        self.draw(&SVGBackend::with_string(&mut text, (WIDTH, HEIGHT)).into_drawing_area(), 1)?;
         Ok(text)
     }
 
-    fn draw(&self, text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        let area = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
+    /// Draws it on an area that has so many dots for a unit.
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, dots: u32) -> Result<()> {
+        LazyLock::force(&FONT);
+        self.draw_scaled(area, dots).map_err(|error| anyhow!("drawing '{}': {error}", self.title))
+    }
+
+    fn draw_scaled<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        dots: u32,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let px = |units: i32| units * dots as i32;
+        let font = |units: i32| ("sans-serif", px(units)).into_font();
         area.fill(&WHITE)?;
         let is_named = self.lines.len() > 1;
-        let (area, names) = if is_named { area.split_horizontally(CHART_WIDTH) } else { (area.clone(), area) };
+        let (area, names) =
+            if is_named { area.split_horizontally(CHART_WIDTH * dots) } else { (area.clone(), area.clone()) };
         let (x, y) = (self.range(|point| point.0, self.x.1), self.range(|point| point.1, self.y.1));
         let mut chart = ChartBuilder::on(&area)
-            .caption(&self.title, ("sans-serif", 20))
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(76)
+            .caption(&self.title, font(20))
+            .margin(px(12))
+            .x_label_area_size(px(44))
+            .y_label_area_size(px(76))
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
@@ -165,33 +186,53 @@ impl Plot {
             .y_label_formatter(&|at| label(self.y.1, *at))
             .x_labels(8)
             .y_labels(8)
+            .set_all_tick_mark_size(px(5))
+            .axis_style(BLACK.stroke_width(dots))
             .light_line_style(TRANSPARENT)
-            .bold_line_style(RGBColor(225, 225, 225))
-            .axis_desc_style(("sans-serif", 15))
-            .label_style(("sans-serif", 13))
+            .bold_line_style(RGBColor(225, 225, 225).stroke_width(dots))
+            .axis_desc_style(font(15))
+            .label_style(font(13))
             .draw()?;
         for (number, line) in self.lines.iter().enumerate() {
             // where colours come round again, what was filled is hollow, and what was thick is thin
             let (round, colour) = (number / COLOURS.len(), COLOURS[number % COLOURS.len()]);
-            let style = if round == 0 { colour.filled() } else { colour.stroke_width(2) };
+            let style = if round == 0 { colour.filled() } else { colour.stroke_width(2 * dots) };
             let points = line.points.iter().map(|(x, y)| (place(self.x.1, *x), place(self.y.1, *y)));
             if line.dots {
-                chart.draw_series(points.map(|point| Circle::new(point, 5, style)))?;
+                chart.draw_series(points.map(|point| Circle::new(point, px(5), style)))?;
             } else {
-                chart.draw_series(LineSeries::new(points, colour.stroke_width(if round == 0 { 2 } else { 1 })))?;
+                let width = if round == 0 { 2 * dots } else { dots };
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
             }
             if is_named && number < NAMES_MAX {
                 let top = 52 + 17 * number as i32;
-                names.draw(&Rectangle::new([(2, top), (14, top + 9)], style))?;
-                names.draw(&Text::new(shortened(&line.name), (20, top - 2), ("sans-serif", 13)))?;
+                names.draw(&Rectangle::new([(px(2), px(top)), (px(14), px(top + 9))], style))?;
+                names.draw(&Text::new(shortened(&line.name), (px(20), px(top - 2)), font(13)))?;
             }
         }
         if self.lines.len() > NAMES_MAX {
             let more = format!("and {} more", self.lines.len() - NAMES_MAX);
-            names.draw(&Text::new(more, (20, 50 + 17 * NAMES_MAX as i32), ("sans-serif", 13)))?;
+            names.draw(&Text::new(more, (px(20), px(50 + 17 * NAMES_MAX as i32)), font(13)))?;
         }
-        area.present()?;
-        Ok(())
+        area.present()
+    }
+
+    /// The plot as pixels: how many in a row, and red, green and blue of each.
+    fn pixels(&self) -> Result<(usize, Vec<u8>)> {
+        let (width, height) = (WIDTH * PNG_DOTS, HEIGHT * PNG_DOTS);
+        let mut dots = vec![0; width as usize * height as usize * RGB];
+        self.draw(&BitMapBackend::with_buffer(&mut dots, (width, height)).into_drawing_area(), PNG_DOTS)?;
+        let (row, blend) = (width as usize * RGB, PNG_BLEND * RGB);
+        let mean = |rows: &[u8], first: usize| {
+            let all = (0..PNG_BLEND).flat_map(|y| (0..PNG_BLEND).map(move |x| y * row + first + x * RGB));
+            let sum: usize = all.map(|at| usize::from(rows[at])).sum();
+            (sum / (PNG_BLEND * PNG_BLEND)) as u8
+        };
+        let blended = dots.chunks_exact(row * PNG_BLEND).flat_map(|rows| {
+            let firsts = (0..row / blend).flat_map(|pixel| (0..RGB).map(move |colour| pixel * blend + colour));
+            firsts.map(move |first| mean(rows, first))
+        });
+        Ok((width as usize / PNG_BLEND, blended.collect()))
     }
 
     /// Writes the plot into a folder, as NAME.svg and NAME.png.
@@ -200,19 +241,14 @@ impl Plot {
     /// It could not be drawn or written.
     pub(crate) fn write(&self, folder: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        let svg = self.svg()?;
         let place = |ending: &str| folder.join(format!("{name}.{ending}"));
-        fs::write(place("svg"), &svg).with_context(|| format!("writing {}", place("svg").display()))?;
-        let mut options = Options { font_family: "Ubuntu".to_owned(), ..Options::default() };
-        let fonts = Arc::make_mut(&mut options.fontdb);
-        fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
-        let family = fonts.faces().next().and_then(|face| face.families.first()).map(|(name, _)| name.clone());
-        fonts.set_sans_serif_family(family.unwrap_or_default());
-        let tree = Tree::from_str(&svg, &options).context("reading our own SVG")?;
-        let pixels = |length: u32| (length as f32 * PNG_SCALE) as u32;
-        let mut image = Pixmap::new(pixels(WIDTH), pixels(HEIGHT)).context("an image has a size")?;
-        resvg::render(&tree, Transform::from_scale(PNG_SCALE, PNG_SCALE), &mut image.as_mut());
-        image.save_png(place("png")).with_context(|| format!("writing {}", place("png").display()))
+        fs::write(place("svg"), self.svg()?).with_context(|| format!("writing {}", place("svg").display()))?;
+        let (width, pixels) = self.pixels()?;
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width as u32, (pixels.len() / RGB / width) as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header()?.write_image_data(&pixels)?;
+        fs::write(place("png"), file).with_context(|| format!("writing {}", place("png").display()))
     }
 }
 
