@@ -19,6 +19,8 @@ const BUCKETS_FINE: usize = 128;
 /// The same of a curve that is followed while requests are served: a width of four percent, in 6 KiB.
 const BUCKETS_COARSE: usize = 16;
 const DOUBLINGS: usize = 48;
+/// Slots that a stack begins with.
+const STACK_SLOTS_MIN: usize = 64;
 /// Points of a curve as it is told.
 const POINTS: usize = 128;
 
@@ -150,7 +152,10 @@ fn bucket_of(distance: f64, buckets_a_doubling: usize) -> usize {
 impl ReuseDistances {
     /// Follows up to so many objects at a time; all of them while they are fewer.
     pub fn new(objects_max: usize) -> ReuseDistances {
-        ReuseDistances::with(objects_max, u64::MAX, BUCKETS_FINE, 0)
+        let mut all = ReuseDistances::with(objects_max, u64::MAX, BUCKETS_FINE, 0);
+        // it grows: of thousands of tenants most read what is near
+        all.histogram = Vec::new();
+        all
     }
 
     /// Follows keys whose hash is up to `threshold`, and fewer once they are more than `objects_max`.
@@ -158,7 +163,7 @@ impl ReuseDistances {
         ReuseDistances {
             seen: IdMap::default(),
             seen_bytes: 0,
-            stack: Stack::new(if reach_bytes == 0 { 1024 } else { 64 }),
+            stack: Stack::new(STACK_SLOTS_MIN),
             objects_max,
             threshold,
             buckets_a_doubling,
@@ -208,6 +213,9 @@ impl ReuseDistances {
             match distance {
                 Some(distance) => {
                     let bucket = bucket_of(distance, self.buckets_a_doubling);
+                    if bucket >= self.histogram.len() {
+                        self.histogram.resize(bucket + 1, 0.0);
+                    }
                     self.histogram[bucket] += weight;
                 }
                 None => self.cold += weight,
@@ -300,7 +308,7 @@ impl ReuseDistances {
         if self.reads == 0 {
             return 0.0;
         }
-        let hits: f64 = self.histogram[..self.bucket_of(bytes as f64)].iter().sum();
+        let hits: f64 = self.histogram.iter().take(self.bucket_of(bytes as f64)).sum();
         self.ratio(hits)
     }
 

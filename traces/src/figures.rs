@@ -244,7 +244,7 @@ impl Report {
         table.add_row(row("all", &self.total));
         println!("{table}");
         println!(
-            "{} wrong values, {} stale values, {} errors, {} models trained; {:.2} s, {:.0} requests a second",
+            "{} wrong values, {} stale values, {} requests refused, {} models trained; {:.2} s, {:.0} requests a second",
             self.wrong_values, self.stale_values, self.errors, self.models_trained, self.seconds, self.ops_per_second
         );
         if let Some(moved) = self.relocated_for_each_freed {

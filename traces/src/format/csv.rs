@@ -18,7 +18,7 @@ pub(super) fn parse(line: &[u8], tenants: &mut Tenants, event: &mut Event) -> Re
     event.op = Op::of(op).with_context(|| {
         format!("column op: expected get, set, delete or the like, found '{}'", String::from_utf8_lossy(op))
     })?;
-    event.ttl = field::bytes(ttl, "ttl")?;
+    event.ttl = field::ttl(ttl, "ttl")?;
     let key = field::key(key, "key")?;
     // last: a bad line names no tenant
     event.tenant = tenants.number(field::text(tenant, "tenant")?);

@@ -46,10 +46,20 @@ pub(super) fn count(field: &[u8], column: &str) -> Result<u64> {
     whole(field).with_context(|| format!("column {column}: expected a whole number, found '{}'", shown(field)))
 }
 
-/// A number of bytes; 4 GiB and beyond are brought down to what an event can carry.
+/// A number of bytes.
 pub(super) fn bytes(field: &[u8], column: &str) -> Result<u32> {
-    let number = whole(field)
-        .with_context(|| format!("column {column}: expected a number of bytes, found '{}'", shown(field)))?;
+    carried(field, column, "a number of bytes")
+}
+
+/// Whole seconds that something lives.
+pub(super) fn ttl(field: &[u8], column: &str) -> Result<u32> {
+    carried(field, column, "seconds to live, or 0")
+}
+
+/// A whole number; 4 Gi and beyond are brought down to what an event can carry.
+fn carried(field: &[u8], column: &str, expected: &str) -> Result<u32> {
+    let number =
+        whole(field).with_context(|| format!("column {column}: expected {expected}, found '{}'", shown(field)))?;
     Ok(number.min(u64::from(u32::MAX)) as u32)
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
+use rustc_hash::FxHashMap;
 
 use crate::event::Event;
 use spread::{Columns, Pending};
@@ -28,6 +29,10 @@ const HEAD_BYTES: usize = 1 << 14;
 const BAD_LINES_ONE_IN: u64 = 1_000;
 /// Bad lines that are told one by one.
 const BAD_LINES_TOLD: u64 = 5;
+/// No line of any format is as long.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+/// What some programs put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// The tenant of traces that name none.
 const ONLY_TENANT: &str = "trace";
 
@@ -87,27 +92,37 @@ impl Format {
     }
 }
 
-/// Names of a trace's tenants, numbered as they appear.
+/// Names of a trace's tenants, numbered as they appear: thousands, where each client is one.
 #[derive(Default)]
 struct Tenants {
     names: Vec<String>,
-    last: usize,
+    numbers: FxHashMap<String, u32>,
+    /// The one before is often the next.
+    last: u32,
 }
 
 impl Tenants {
+    fn is_last(&self, name: &[u8]) -> bool {
+        self.names.get(self.last as usize).is_some_and(|last| last.as_bytes() == name)
+    }
+
     fn knows(&self, name: &[u8]) -> bool {
-        let is_it = |known: &String| known.as_bytes() == name;
-        self.names.get(self.last).is_some_and(is_it) || self.names.iter().any(is_it)
+        self.is_last(name) || std::str::from_utf8(name).is_ok_and(|name| self.numbers.contains_key(name))
     }
 
     fn number(&mut self, name: &str) -> u32 {
-        if self.names.get(self.last).is_none_or(|known| known != name) {
-            self.last = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
-                self.names.push(name.to_owned());
-                self.names.len() - 1
-            });
+        if !self.is_last(name.as_bytes()) {
+            self.last = match self.numbers.get(name) {
+                Some(number) => *number,
+                None => {
+                    let number = self.names.len() as u32;
+                    self.names.push(name.to_owned());
+                    self.numbers.insert(name.to_owned(), number);
+                    number
+                }
+            };
         }
-        self.last as u32
+        self.last
     }
 }
 
@@ -154,11 +169,14 @@ impl Reader {
             Box::new(File::open(path).with_context(place)?)
         };
         let mut input = decompressed(raw).with_context(place)?;
-        let head = peek(&mut input).with_context(place)?;
+        let mut head = peek(&mut input).with_context(place)?;
         let format = match reading.format {
             Some(format) => format,
             None => detect(&head).with_context(place)?,
         };
+        if format.record_bytes().is_none() && head.starts_with(BYTE_ORDER_MARK) {
+            head.drain(..BYTE_ORDER_MARK.len());
+        }
         let input: Box<dyn BufRead + Send> =
             Box::new(BufReader::with_capacity(1 << 16, std::io::Cursor::new(head).chain(input)));
         Ok(Reader {
@@ -232,12 +250,16 @@ impl Reader {
 
     fn read_line(&mut self, event: &mut Event) -> Result<Parsed> {
         self.line.clear();
-        let read = self.input.read_until(b'\n', &mut self.line);
+        let read = (&mut self.input).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line);
         let read = read.with_context(|| format!("{}, line {}", self.path.display(), self.number + 1))?;
         if read == 0 {
             return Ok(Parsed::End);
         }
         self.number += 1;
+        if read as u64 == LINE_BYTES_MAX {
+            let (path, number) = (self.path.display(), self.number);
+            bail!("{path}, line {number}: {LINE_BYTES_MAX} bytes and no end of it; is --format right?");
+        }
         let line = self.line.trim_ascii_end();
         if line.is_empty() {
             return Ok(Parsed::Nothing);
@@ -337,8 +359,10 @@ fn detect(head: &[u8]) -> Result<Format> {
     if !is_text {
         return binary::detect(head).context("the format is not known by its bytes: name it with --format");
     }
-    let line = head.split(|byte| *byte == b'\n').next().unwrap_or(head).trim_ascii_end();
-    let second = head.split(|byte| *byte == b'\n').nth(1).unwrap_or(b"").trim_ascii_end();
+    let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+    let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).filter(|line| !line.is_empty());
+    let line = lines.next().context("there are only empty lines in it")?;
+    let second = lines.next().unwrap_or(b"");
     spread::detect(line, second).ok_or_else(|| {
         let shown = String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned();
         anyhow!("no known format begins with '{shown}': name it with --format")

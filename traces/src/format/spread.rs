@@ -247,7 +247,7 @@ fn by_header(
     let (size, name) = needed(SIZE)?;
     event.value_size = field::bytes(size, name)?;
     event.ttl = match of(TTL)? {
-        Some((ttl, name)) if !ttl.is_empty() => field::bytes(ttl, name)?,
+        Some((ttl, name)) if !ttl.is_empty() => field::ttl(ttl, name)?,
         _ => 0,
     };
     event.tenant = match of(TENANT)? {

@@ -279,6 +279,43 @@ fn what_is_missing_or_unexpected_is_said() {
     assert!(parse("0.1,k,1,24,c,fetch,0").contains("expected get, set, delete"));
     assert!(parse("0.1,k,1").contains("column value_size is missing"));
     assert!(parse("zero,k,1,2,c,get,0").contains("column time_s: expected seconds, found 'zero'"));
+    assert!(parse("0.1,k,1,2,c,get,-1").contains("column ttl: expected seconds to live, or 0, found '-1'"));
+}
+
+#[test]
+fn what_stands_in_front_of_the_first_line_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace");
+    let strict = Reading { strict: true, format: None };
+    for front in ["", "\n\r\n", "\u{feff}", "\u{feff}\n"] {
+        std::fs::write(&path, format!("{front}0.5,k,1,2,c,get,0\n\n1.5,k,1,2,c,set,9\n")).unwrap();
+        let (events, format) = read_all(&path, &strict).unwrap();
+        assert_eq!((events.len(), events[0].1.time, format), (2, 0.5, Format::Csv), "{front:?}");
+    }
+    std::fs::write(&path, "\n\n").unwrap();
+    let error = format!("{:#}", read_all(&path, &strict).unwrap_err());
+    assert!(error.contains("only empty lines"), "{error}");
+}
+
+#[test]
+fn a_line_without_end_is_not_read_to_its_end() {
+    let reading = Reading { format: Some(Format::Csv), strict: false };
+    let error = format!("{:#}", read_all(Path::new("/dev/zero"), &reading).unwrap_err());
+    assert!(error.contains("zero, line 1: 16777216 bytes and no end"), "{error}");
+}
+
+#[test]
+fn each_of_thousands_of_tenants_keeps_its_number() {
+    let mut tenants = Tenants::default();
+    let name = |n: usize| format!("client-{n}");
+    for round in 0..2 {
+        for n in 0..3_000 {
+            assert_eq!(tenants.knows(name(n).as_bytes()), round > 0);
+            assert_eq!(tenants.number(&name(n)), n as u32);
+            assert_eq!(tenants.number(&name(n)), n as u32);
+        }
+    }
+    assert_eq!(tenants.names.len(), 3_000);
 }
 
 #[test]
