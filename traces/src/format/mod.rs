@@ -30,7 +30,7 @@ const BAD_LINES_ONE_IN: u64 = 1_000;
 /// Bad lines that are told one by one.
 const BAD_LINES_TOLD: u64 = 5;
 /// No line of any format is as long.
-const LINE_BYTES_MAX: u64 = 16 << 20;
+const LINE_BYTES_MAX: usize = 16 << 20;
 /// What some programs put in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// The tenant of traces that name none.
@@ -250,16 +250,12 @@ impl Reader {
 
     fn read_line(&mut self, event: &mut Event) -> Result<Parsed> {
         self.line.clear();
-        let read = (&mut self.input).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line);
-        let read = read.with_context(|| format!("{}, line {}", self.path.display(), self.number + 1))?;
-        if read == 0 {
+        let read = read_to_end_of_line(&mut self.input, &mut self.line);
+        read.with_context(|| format!("{}, line {}", self.path.display(), self.number + 1))?;
+        if self.line.is_empty() {
             return Ok(Parsed::End);
         }
         self.number += 1;
-        if read as u64 == LINE_BYTES_MAX {
-            let (path, number) = (self.path.display(), self.number);
-            bail!("{path}, line {number}: {LINE_BYTES_MAX} bytes and no end of it; is --format right?");
-        }
         let line = self.line.trim_ascii_end();
         if line.is_empty() {
             return Ok(Parsed::Nothing);
@@ -349,6 +345,24 @@ fn peek(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
         // a short archive that is cut off says so when it is read
         Err(error) if head.is_empty() => Err(error),
         _ => Ok(head),
+    }
+}
+
+/// Reads up to the next line end, and that; nothing at the end of the input.
+fn read_to_end_of_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> Result<()> {
+    loop {
+        let there = match input.fill_buf() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            there => there?,
+        };
+        let end = memchr::memchr(b'\n', there);
+        let taken = end.map_or(there.len(), |end| end + 1);
+        line.extend_from_slice(&there[..taken]);
+        input.consume(taken);
+        if end.is_some() || taken == 0 {
+            return Ok(());
+        }
+        ensure!(line.len() < LINE_BYTES_MAX, "{LINE_BYTES_MAX} bytes and no end of it; is --format right?");
     }
 }
 
