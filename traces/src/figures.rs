@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::told::told;
+
 /// Writes figures as JSON.
 pub(crate) fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(figures)?;
@@ -238,11 +240,13 @@ impl Report {
             "rescued MB",
             "write ampl.",
         ]);
-        for (name, figures) in &self.tenants {
+        let (tenants, rest) = told(&self.tenants, |own| own.requests);
+        for (name, figures) in tenants {
             table.add_row(row(name, figures));
         }
         table.add_row(row("all", &self.total));
         println!("{table}");
+        rest.inspect(|rest| println!("{rest}"));
         println!(
             "{} wrong values, {} stale values, {} requests refused, {} models trained; {:.2} s, {:.0} requests a second",
             self.wrong_values, self.stale_values, self.errors, self.models_trained, self.seconds, self.ops_per_second

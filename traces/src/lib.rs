@@ -14,6 +14,7 @@ mod report;
 mod simulate;
 mod stat;
 mod synth;
+mod told;
 mod values;
 
 pub use cache::{Point, ReuseDistances};

@@ -24,6 +24,7 @@ use crate::figures::{Report, write_json};
 use crate::format::{Reading, tenants_of};
 use crate::plot::bytes_text;
 use crate::replay::{Mode, Replay};
+use crate::told::told;
 use machine::{MemoryLimit, block_bytes_written};
 use setup::{ServerSetup, Setup};
 
@@ -318,15 +319,15 @@ fn print(comparison: &Comparison) {
     let runs = || comparison.servers.iter().filter_map(|server| Some((&server.name, server.typical()?)));
     for (name, run) in runs().filter(|(_, run)| run.wrong_values + run.stale_values + run.errors > 0) {
         let Report { wrong_values, stale_values, errors, .. } = run;
-        println!("{name}: {wrong_values} wrong values, {stale_values} stale values, {errors} errors");
+        println!("{name}: {wrong_values} wrong values, {stale_values} stale values, {errors} requests refused");
     }
     let mut tenants = Table::new();
     tenants.load_style(presets::UTF8_FULL_CONDENSED);
     tenants
         .set_header(["hit ratio of"].into_iter().chain(comparison.servers.iter().map(|server| server.name.as_str())));
-    let names = runs().next().map(|(_, run)| run.tenants.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    if names.len() > 1 {
-        for name in &names {
+    let first = runs().next().map(|(_, run)| told(&run.tenants, |own| own.requests));
+    if let Some((named, rest)) = first.filter(|(named, _)| named.len() > 1) {
+        for (name, _) in named {
             let ratio = |server: &Compared| {
                 let own = server.typical().and_then(|run| run.tenants.get(name));
                 own.map_or(String::new(), |own| format!("{:.2} %", own.hit_ratio * 100.0))
@@ -334,6 +335,7 @@ fn print(comparison: &Comparison) {
             tenants.add_row([name.clone()].into_iter().chain(comparison.servers.iter().map(ratio)));
         }
         println!("{tenants}");
+        rest.inspect(|rest| println!("{rest}"));
     }
     if !comparison.complete {
         println!("INCOMPLETE: a replay ended before the trace did");

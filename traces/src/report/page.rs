@@ -1,5 +1,6 @@
 //! The page: tables and plots, in one file that asks for nothing else.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use crate::compare::{Column, Comparison};
 use crate::figures::{Figures, Report};
 use crate::plot::{Plot, bytes_text};
 use crate::stat::{Description, plots_of};
+use crate::told::told;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#1c1c1c}\
 h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #ddd}\
@@ -116,9 +118,11 @@ impl Page {
                 format!("{:.2}", one.zipf_alpha),
             ]
         };
-        let mut rows: Vec<Vec<String>> = whole.tenants.iter().map(|(name, one)| row(name, one)).collect();
+        let (tenants, rest) = told(&whole.tenants, |one| one.requests);
+        let mut rows: Vec<Vec<String>> = tenants.into_iter().map(|(name, one)| row(name, one)).collect();
         rows.push(row("all", whole));
         self.table(&columns.map(str::to_owned), &rows);
+        rest.inspect(|rest| self.note(rest));
         self.note(&format!("{:.0} seconds of trace time.", whole.seconds));
         if !whole.complete {
             self.add("<p class=\"bad\">The trace could not be read to its end.</p>");
@@ -196,9 +200,9 @@ impl Page {
         };
         self.table(&header.map(str::to_owned), &runs.iter().map(row).collect::<Vec<_>>());
         if runs.iter().any(|run| run.report.tenants.len() > 1) {
-            let mut names: Vec<&String> = runs.iter().flat_map(|run| run.report.tenants.keys()).collect();
-            names.sort_unstable();
-            names.dedup();
+            let all = runs.iter().map(|run| told(&run.report.tenants, |own| own.requests));
+            let (named, rests): (Vec<_>, Vec<_>) = all.unzip();
+            let names: BTreeSet<&String> = named.into_iter().flatten().map(|(name, _)| name).collect();
             self.heading("Tenants");
             let header: Vec<String> =
                 ["hit ratio of".to_owned()].into_iter().chain(runs.iter().map(|run| run.name.clone())).collect();
@@ -210,6 +214,7 @@ impl Page {
             };
             let rows: Vec<Vec<String>> = names.iter().map(row).collect();
             self.table(&header, &rows);
+            rests.into_iter().flatten().next().inspect(|rest| self.note(rest));
         }
         self.heading("Plots");
     }

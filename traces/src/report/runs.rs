@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::figures::{Figures, Moment, Report};
 use crate::plot::{Line, Plot, Scale};
+use crate::told::told;
 
 /// A run with the name that it goes by.
 #[derive(Clone, Debug)]
@@ -55,13 +56,13 @@ fn over_time(runs: &[Run], axis: (&'static str, Scale), of: impl Fn(&Moment) -> 
 
 /// Lines over time of one run, one a tenant.
 fn by_tenant(run: &Run, of: impl Fn(&Figures) -> f64) -> Vec<Line> {
-    let names: BTreeSet<&String> = run.report.over_time.iter().flat_map(|window| window.tenants.keys()).collect();
-    let line = |name: &String| {
+    let (tenants, _) = told(&run.report.tenants, |own| own.requests);
+    let line = |(name, _): (&String, &Figures)| {
         let points =
             run.report.over_time.iter().filter_map(|window| Some((window.seconds, of(window.tenants.get(name)?))));
         Line { name: name.clone(), points: points.collect(), dots: false }
     };
-    names.into_iter().map(line).filter(|line| line.points.len() > 1).collect()
+    tenants.into_iter().map(line).filter(|line| line.points.len() > 1).collect()
 }
 
 /// What runs came to, a line for those that differ in nothing but how much they may write, a dot for each other. What all have in common is

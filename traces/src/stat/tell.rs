@@ -7,6 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::{Description, Window};
 use crate::plot::{Line, Plot, Scale, bytes_text};
+use crate::told::told;
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
@@ -20,13 +21,14 @@ fn right(text: String) -> Cell {
 }
 
 pub(super) fn print(whole: &Description) {
-    let all = || whole.tenants.iter().map(|(name, one)| (name.as_str(), one)).chain([("all", whole)]);
+    let (tenants, rest) = told(&whole.tenants, |one| one.requests);
+    let all = tenants.into_iter().map(|(name, one)| (name.as_str(), one)).chain([("all", whole)]);
     let header =
         ["tenant", "requests", "get %", "set %", "del %", "objects", "working set", "key", "value", "one-hit", "Zipf"];
     let mut shapes = table(header);
     let mut sizes = table(["tenant", "value p10", "p50", "p90", "p99", "max", "TTLs (share of stores)"]);
     let mut misses = table(["LRU of % of the working set", "1", "2", "5", "10", "20", "50", "100"]);
-    for (name, one) in all() {
+    for (name, one) in all {
         let percent = |part: u64| right(format!("{:.1}", part as f64 * 100.0 / one.requests.max(1) as f64));
         shapes.add_row([
             Cell::new(name),
@@ -53,6 +55,7 @@ pub(super) fn print(whole: &Description) {
         misses.add_row([Cell::new(name)].into_iter().chain(misses_at));
     }
     println!("{shapes}\n{sizes}\nmiss ratio of reads\n{misses}");
+    rest.inspect(|rest| println!("{rest}"));
     println!("{:.0} seconds of trace time; format {}", whole.seconds, whole.format);
     if whole.sample_rate < 1.0 {
         println!("objects, working set and curve from {:.2} % of the keys", whole.sample_rate * 100.0);
@@ -67,7 +70,8 @@ pub(super) fn print(whole: &Description) {
 
 /// The plots of a description: name of the file, and what it shows.
 pub(crate) fn plots(whole: &Description) -> Vec<(&'static str, Plot)> {
-    let all = || whole.tenants.iter().map(|(name, one)| (name.as_str(), one)).chain([("all", whole)]);
+    let (tenants, _) = told(&whole.tenants, |one| one.requests);
+    let all = || tenants.iter().map(|(name, one)| (name.as_str(), *one)).chain([("all", whole)]);
     let lines = |points: &dyn Fn(&Description) -> Vec<(f64, f64)>| {
         let line = |(name, one): (&str, &Description)| Line { name: name.to_owned(), points: points(one), dots: false };
         // a single tenant is the whole
