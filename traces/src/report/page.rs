@@ -175,7 +175,7 @@ impl Page {
             "write ampl.",
             "wrong",
             "stale",
-            "errors",
+            "refused",
             "requests/s",
         ];
         let row = |run: &Run| {
