@@ -37,19 +37,21 @@ def exactly(name, figure, bound):
     return Row(name, str(figure), str(bound), figure == bound)
 
 
-def build(*packages):
-    if "FLASHARE_BIN" in os.environ:
-        return
-    which = [word for package in packages for word in ("-p", package)] or ["--bin", "flashare", "--bin", "flashare-trace"]
+def cargo_build(*which):
     subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *which], cwd=ROOT, check=True)
+
+
+def build(*packages):
+    if "FLASHARE_BIN" not in os.environ:
+        cargo_build(*([word for package in packages for word in ("-p", package)] or ["--bin", "flashare", "--bin", "flashare-trace"]))
 
 
 def null_server():
     """A server that answers a fixed value without a lookup: another make of ours, which is put back where that was built."""
     null = ROOT / "target/null-server"
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare", "--features", "server/null"], cwd=ROOT, check=True)
+    cargo_build("--bin", "flashare", "--features", "server/null")
     shutil.copy(ROOT / "target/release/flashare", null)
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "--bin", "flashare"], cwd=ROOT, check=True)
+    cargo_build("--bin", "flashare")
     return null
 
 

@@ -126,7 +126,8 @@ pub struct ReuseDistances {
     reach_bytes: u64,
     /// Whether every read is told of; otherwise only those of followed keys are, and the others are counted elsewhere.
     counts_reads: bool,
-    /// Reads by reuse distance, each counted as often as it stands for others.
+    /// Reads by reuse distance, each counted as often as it stands for others; as many doublings as were seen, since of thousands of tenants
+    /// most read what is near.
     histogram: Vec<f64>,
     /// Reads of what was never seen, or deleted.
     cold: f64,
@@ -152,10 +153,7 @@ fn bucket_of(distance: f64, buckets_a_doubling: usize) -> usize {
 impl ReuseDistances {
     /// Follows up to so many objects at a time; all of them while they are fewer.
     pub fn new(objects_max: usize) -> ReuseDistances {
-        let mut all = ReuseDistances::with(objects_max, u64::MAX, BUCKETS_FINE, 0);
-        // it grows: of thousands of tenants most read what is near
-        all.histogram = Vec::new();
-        all
+        ReuseDistances::with(objects_max, u64::MAX, BUCKETS_FINE, 0)
     }
 
     /// Follows keys whose hash is up to `threshold`, and fewer once they are more than `objects_max`.
@@ -169,7 +167,7 @@ impl ReuseDistances {
             buckets_a_doubling,
             reach_bytes,
             counts_reads: reach_bytes == 0,
-            histogram: vec![0.0; DOUBLINGS * buckets_a_doubling],
+            histogram: Vec::new(),
             cold: 0.0,
             reads: 0,
             sampled_reads: 0.0,
@@ -214,7 +212,9 @@ impl ReuseDistances {
                 Some(distance) => {
                     let bucket = bucket_of(distance, self.buckets_a_doubling);
                     if bucket >= self.histogram.len() {
-                        self.histogram.resize(bucket + 1, 0.0);
+                        let whole = (bucket + 1).next_multiple_of(self.buckets_a_doubling);
+                        self.histogram.reserve_exact(whole - self.histogram.len());
+                        self.histogram.resize(whole, 0.0);
                     }
                     self.histogram[bucket] += weight;
                 }

@@ -222,17 +222,18 @@ impl Plot {
         let (width, height) = (WIDTH * PNG_DOTS, HEIGHT * PNG_DOTS);
         let mut dots = vec![0; width as usize * height as usize * RGB];
         self.draw(&BitMapBackend::with_buffer(&mut dots, (width, height)).into_drawing_area(), PNG_DOTS)?;
-        let (row, blend) = (width as usize * RGB, PNG_BLEND * RGB);
-        let mean = |rows: &[u8], first: usize| {
-            let all = (0..PNG_BLEND).flat_map(|y| (0..PNG_BLEND).map(move |x| y * row + first + x * RGB));
-            let sum: usize = all.map(|at| usize::from(rows[at])).sum();
-            (sum / (PNG_BLEND * PNG_BLEND)) as u8
-        };
-        let blended = dots.chunks_exact(row * PNG_BLEND).flat_map(|rows| {
-            let firsts = (0..row / blend).flat_map(|pixel| (0..RGB).map(move |colour| pixel * blend + colour));
-            firsts.map(move |first| mean(rows, first))
-        });
-        Ok((width as usize / PNG_BLEND, blended.collect()))
+        let row = width as usize * RGB;
+        let mut blended = Vec::with_capacity(dots.len() / (PNG_BLEND * PNG_BLEND));
+        for rows in dots.chunks_exact(row * PNG_BLEND) {
+            for first in (0..row).step_by(PNG_BLEND * RGB) {
+                for colour in first..first + RGB {
+                    let square = (0..PNG_BLEND * PNG_BLEND).map(|n| n / PNG_BLEND * row + n % PNG_BLEND * RGB);
+                    let sum: usize = square.map(|at| usize::from(rows[colour + at])).sum();
+                    blended.push((sum / (PNG_BLEND * PNG_BLEND)) as u8);
+                }
+            }
+        }
+        Ok((width as usize / PNG_BLEND, blended))
     }
 
     /// Writes the plot into a folder, as NAME.svg and NAME.png.
